@@ -1,0 +1,52 @@
+# Everything runs in a private virtual environment, .venv, which the first target makes.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+.DEFAULT_GOAL := help
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+
+demo: $(VENV)/.cpu ## Harden the bundled model on bundled images (about a minute)
+	$(BIN)/lipcompile demo --output-dir demo-output --force
+
+test: $(VENV)/.test ## Run the test suite
+	$(BIN)/python -m pytest -n 2
+
+test-all: $(VENV)/.test ## Run the test suite with the slow, exhaustive tests
+	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
+
+lint: $(VENV)/.lint ## Check style, dependency walls and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.lint ## Rewrite the code in the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.test ## Run the benchmarks; they print ratios with n and spread
+	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+clean: ## Remove the virtual environment and what was built
+	rm -rf $(VENV) build dist *.egg-info demo-output
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.cpu: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e ".[cpu]"
+	@touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e ".[test]"
+	@touch $@
+
+$(VENV)/.lint: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e ".[lint]"
+	@touch $@
+
+.PHONY: help demo test test-all lint format bench clean

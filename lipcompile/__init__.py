@@ -1,0 +1,63 @@
+"""LipCompile hardens an exported ONNX model against small input perturbations, after training.
+
+    import lipcompile
+    result = lipcompile.harden("model.onnx", "calibration_images/", cr="2^-7")
+    print(result)
+
+Names are loaded when they are first used: `import lipcompile` alone imports neither ONNX
+Runtime nor torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from lipcompile.version import __version__
+
+if TYPE_CHECKING:
+    from lipcompile.calibration.preprocess import Preprocess as Preprocess
+    from lipcompile.calibration.scan import ScanOptions as ScanOptions
+    from lipcompile.calibration.table import CalibrationTable as CalibrationTable
+    from lipcompile.calibration.table import load_table as load_table
+    from lipcompile.calibration.table import merge_tables as merge_tables
+    from lipcompile.compiler import calibrate as calibrate
+    from lipcompile.compiler import harden as harden
+    from lipcompile.compiler import inspect as inspect
+    from lipcompile.errors import LipCompileError as LipCompileError
+    from lipcompile.forged import ForgedFunction as ForgedFunction
+    from lipcompile.forged import make_form as make_form
+    from lipcompile.results import HardenResult as HardenResult
+    from lipcompile.results import Inspection as Inspection
+    from lipcompile.runtime import RuntimeOptions as RuntimeOptions
+    from lipcompile.sites import Selector as Selector
+
+_HOMES = {
+    "CalibrationTable": "lipcompile.calibration.table",
+    "ForgedFunction": "lipcompile.forged",
+    "HardenResult": "lipcompile.results",
+    "Inspection": "lipcompile.results",
+    "LipCompileError": "lipcompile.errors",
+    "Preprocess": "lipcompile.calibration.preprocess",
+    "RuntimeOptions": "lipcompile.runtime",
+    "ScanOptions": "lipcompile.calibration.scan",
+    "Selector": "lipcompile.sites",
+    "calibrate": "lipcompile.compiler",
+    "harden": "lipcompile.compiler",
+    "inspect": "lipcompile.compiler",
+    "load_table": "lipcompile.calibration.table",
+    "make_form": "lipcompile.forged",
+    "merge_tables": "lipcompile.calibration.table",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lipcompile' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

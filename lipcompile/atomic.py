@@ -1,0 +1,191 @@
+"""Write files so that a reader sees the old file or the new one, never half of one.
+
+On Linux the bytes go to a file without a name (`O_TMPFILE`) in the target folder, which is
+linked into place when it is complete: a process killed in the middle leaves nothing behind.
+Elsewhere, and on filesystems without unnamed files, a named temporary file is used; the next
+write into the folder sweeps those whose writer is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from lipcompile.errors import OutputError, SaveError
+
+_COPY_BLOCK = 1 << 24
+_TEMPORARY = re.compile(r"^\..+\.(\d+)\.lipcompile-tmp$")
+# What open(O_TMPFILE) answers where unnamed files are not supported (open(2), linkat(2)).
+_NO_UNNAMED = {errno.EISDIR, errno.EOPNOTSUPP, errno.ENOENT, errno.EINVAL}
+_NO_RANGE_COPY = {errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM}
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yields a binary file that becomes `path` when the block ends without an exception.
+
+    Args:
+        path: The target. Its folder must exist; an existing file is replaced in one step.
+
+    Raises:
+        OutputError: The folder is missing or not writable, or `path` is a folder.
+        SaveError: Writing failed, for example on a full disk; `path` is as it was.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            kind = "a folder" if path.is_dir() else "not a regular file"
+            raise OutputError(f"'{path}' is {kind}: name a file with -o")
+        _sweep(path.parent)
+        with _open_unnamed(path) or _open_named(path) as (stream, commit):
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+            commit()
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise _explain(path, error) from error
+
+
+def write_bytes(path: Path, *chunks: bytes) -> None:
+    """Replaces `path` by the concatenation of `chunks`, atomically."""
+    with replacing(path) as stream:
+        for chunk in chunks:
+            stream.write(chunk)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copies `source` to `target` atomically, block by block: memory stays flat."""
+    with open(source, "rb", buffering=0) as reader, replacing(target) as writer:
+        remaining = os.fstat(reader.fileno()).st_size
+        while remaining > 0:
+            copied = _copy_block(reader, writer, remaining)
+            if copied == 0:
+                raise SaveError(
+                    f"'{source}' became shorter while it was copied to '{target}'; "
+                    "something else writes to it: run again when it has finished"
+                )
+            remaining -= copied
+
+
+def _copy_block(reader: BinaryIO, writer: BinaryIO, remaining: int) -> int:
+    size = min(_COPY_BLOCK, remaining)
+    if hasattr(os, "copy_file_range"):  # in the kernel, and a reflink where it can be
+        try:
+            return os.copy_file_range(reader.fileno(), writer.fileno(), size)
+        except OSError as error:
+            if error.errno not in _NO_RANGE_COPY:
+                raise
+    block = reader.read(size)
+    writer.write(block)
+    writer.flush()
+    return len(block)
+
+
+_Writer = tuple[BinaryIO, Callable[[], None]]
+
+
+def _open_unnamed(path: Path) -> contextlib.AbstractContextManager[_Writer] | None:
+    """An unnamed file in the target folder, or None where there are none."""
+    if not hasattr(os, "O_TMPFILE") or not os.path.isdir("/proc/self/fd"):
+        return None
+    try:
+        descriptor = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, 0o666)
+    except OSError as error:
+        if error.errno in _NO_UNNAMED and path.parent.is_dir():
+            return None
+        raise
+
+    @contextlib.contextmanager
+    def writer() -> Iterator[_Writer]:
+        with os.fdopen(descriptor, "wb") as stream:
+            yield stream, lambda: _link(stream.fileno(), path)
+
+    return writer()
+
+
+def _link(descriptor: int, path: Path) -> None:
+    """Gives the unnamed file its name; over an existing file through a rename."""
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        source = f"/proc/self/fd/{descriptor}"
+        try:
+            # A dir_fd makes CPython call linkat(2), which follows the /proc link to the file.
+            os.link(source, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        except FileExistsError:
+            temporary = _temporary_name(path).name
+            os.link(source, temporary, src_dir_fd=folder, dst_dir_fd=folder)
+            _rename(path.parent / temporary, path)
+    finally:
+        os.close(folder)
+
+
+@contextlib.contextmanager
+def _open_named(path: Path) -> Iterator[_Writer]:
+    temporary = _temporary_name(path)
+    with open(temporary, "xb") as stream:
+        try:
+            yield stream, lambda: _rename(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    try:
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _temporary_name(path: Path) -> Path:
+    return path.with_name(f".{path.name[:150]}.{os.getpid()}.lipcompile-tmp")
+
+
+def _sweep(folder: Path) -> None:
+    """Removes temporary files whose writer no longer runs."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            match = _TEMPORARY.match(entry.name)
+            if match and not _is_running(int(match.group(1))):
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.path)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # a folder cannot be synced everywhere
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _explain(path: Path, error: OSError) -> OutputError | SaveError:
+    if error.errno == errno.ENOSPC:
+        return SaveError(
+            f"'{path}' was not written: the disk is full; "
+            "free some space or choose another folder with -o, and run again"
+        )
+    if error.errno in _DENIED:
+        return OutputError(
+            f"'{path}' cannot be written ({error.strerror or error}): "
+            "choose a file in an existing, writable folder with -o"
+        )
+    return SaveError(f"'{path}' was not written ({error.strerror or error}); run again")

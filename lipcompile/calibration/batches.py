@@ -1,0 +1,72 @@
+"""Group samples into runs, and stack them into complete feeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lipcompile.calibration.array_files import Sample
+from lipcompile.signature import TensorSpec
+
+_BYTES = 4 << 20  # of input per automatic batch
+_LIMIT = 64
+
+
+@dataclass(slots=True)
+class Batcher:
+    """How samples ride together.
+
+    Attributes:
+        inputs: The model's inputs.
+        wanted: Samples per run where the batch axis is dynamic; None chooses by size.
+        limit: Upper bound; the scan lowers it to 1 when the model takes no more.
+    """
+
+    inputs: Sequence[TensorSpec]
+    wanted: int | None = None
+    limit: int = _LIMIT
+
+    @property
+    def fixed(self) -> int | None:
+        """The batch that the model's inputs fix, or None."""
+        lengths = [spec.fixed_batch for spec in self.inputs if spec.shape]
+        return min((n for n in lengths if n is not None), default=None)
+
+    def group(self, samples: Iterable[Sample]) -> Iterator[list[Sample]]:
+        """Yields runs of neighbours with equal shapes; a complete feed runs alone."""
+        batch: list[Sample] = []
+        for sample in samples:
+            if batch and not self._fits(batch, sample):
+                yield batch
+                batch = []
+            batch.append(sample)
+        if batch:
+            yield batch
+
+    def _fits(self, batch: Sequence[Sample], sample: Sample) -> bool:
+        first = batch[0]
+        if first.whole or sample.whole or len(batch) >= self._size(first):
+            return False
+        return all(first.feeds[k].shape == v.shape for k, v in sample.feeds.items())
+
+    def _size(self, sample: Sample) -> int:
+        if self.fixed is not None:
+            return self.fixed
+        if self.wanted is not None:
+            return 1 if self.limit == 1 else self.wanted
+        size = max(sum(array.nbytes for array in sample.feeds.values()), 1)
+        return max(1, min(_BYTES // size, self.limit))
+
+    def feeds(self, batch: Sequence[Sample]) -> dict[str, np.ndarray]:
+        """Complete inputs by name; a fixed batch is filled up with its last sample."""
+        if batch[0].whole:
+            return dict(batch[0].feeds)
+        fixed = self.fixed
+        rows = [*batch, *[batch[-1]] * (fixed - len(batch))] if fixed else list(batch)
+        scalars = {spec.name for spec in self.inputs if spec.shape == ()}
+        return {
+            name: array if name in scalars else np.stack([row.feeds[name] for row in rows])
+            for name, array in batch[0].feeds.items()
+        }

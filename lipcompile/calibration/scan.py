@@ -1,0 +1,327 @@
+"""Run the data through the tapped model and keep the running maximum of every site."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from lipcompile import model_io, runtime
+from lipcompile.calibration.array_files import Sample
+from lipcompile.calibration.batches import Batcher
+from lipcompile.calibration.preprocess import Preprocess, resolve
+from lipcompile.calibration.sources import Source, open_source
+from lipcompile.calibration.table import (
+    CalibrationTable,
+    DataRecord,
+    SiteRange,
+    add_digests,
+    merge_ranges,
+)
+from lipcompile.errors import DataError, NonFiniteError, OptionError, RunFailure
+from lipcompile.passes.tap_absmax import AbsmaxTap, tap_absmax
+from lipcompile.runtime import RuntimeOptions
+from lipcompile.sites import Site
+
+Progress = Callable[[int, int | None], None]
+
+_PROBE_SAMPLES = 256
+_PROBE_BYTES = 128 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ScanOptions:
+    """How to read calibration data.
+
+    Attributes:
+        samples: At most so many samples: a random subset where the length is known.
+        batch_size: Samples per run; None chooses by size. A fixed batch in the model wins.
+        seed: Of the subset, and of random data.
+        on_bad_sample: "fail" or "skip" samples that cannot be read.
+        on_nonfinite: "fail" or "skip" samples that make a site NaN or infinite.
+        preprocess: How images become tensors: a `Preprocess`, a Hugging Face or timm config
+            (path or dict), or None for what the model's input tells.
+        image_flags: Keyword arguments of `preprocess.resolve`, over the config.
+    """
+
+    samples: int | None = None
+    batch_size: int | None = None
+    seed: int = 0
+    on_bad_sample: Literal["fail", "skip"] = "fail"
+    on_nonfinite: Literal["fail", "skip"] = "fail"
+    preprocess: Preprocess | str | Path | Mapping[str, Any] | None = None
+    image_flags: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, value in (("samples", self.samples), ("batch size", self.batch_size)):
+            if value is not None and value < 1:
+                raise OptionError(f"{name} = {value} is too small: give 1 or more")
+        if self.seed < 0:
+            raise OptionError(f"seed = {self.seed} is negative: give 0 or more")
+
+
+@dataclass(slots=True)
+class Scan:
+    """A running scan; `table` is valid at any moment, for the samples seen so far.
+
+    Attributes:
+        model: The model that is calibrated.
+        sites: Its sites.
+        source: The samples.
+        batcher: How they are grouped into runs.
+        transform: The resolved image transform, once an image was read.
+        probe: Up to 256 samples with the model's own outputs, for checks after rewriting.
+    """
+
+    model: model_io.LoadedModel
+    sites: Sequence[Site]
+    source: Source
+    batcher: Batcher
+    options: ScanOptions
+    runtime_options: RuntimeOptions
+    transform: Callable[[], Preprocess | None]
+    probe: list[Probe] = field(default_factory=list)
+    absmax: dict[str, float] = field(default_factory=dict)
+    input_range: dict[str, tuple[float, float]] = field(default_factory=dict)
+    digests: str = "0"
+    samples: int = 0
+    nonfinite: list[str] = field(default_factory=list)
+    finished: bool = False
+    _taps: tuple[AbsmaxTap, ...] = ()
+    _session: runtime.Session | None = None
+    _probe_bytes: int = 0
+
+    def run(self, progress: Progress | None = None) -> None:
+        """Reads all samples.
+
+        Args:
+            progress: Called with the number of samples done and in all (None if unknown).
+
+        Raises:
+            NonFiniteError: A sample makes a site NaN or infinite, unless they are skipped.
+            DataError: A sample cannot be read, unless they are skipped.
+        """
+        self._taps = tap_absmax(self.sites)
+        nodes = [node for tap in self._taps for node in tap.nodes]
+        tapped = model_io.with_extra_outputs(self.model.proto, nodes)
+        self._session = runtime.open_session(tapped, self.runtime_options, self.model.base_dir)
+        del tapped
+        for batch in self.batcher.group(self.source):
+            self._scan(batch)
+            if progress is not None:
+                progress(self.samples + len(self.nonfinite), self.source.count)
+        if not self.samples:
+            raise NonFiniteError(
+                f"all {len(self.nonfinite)} samples of '{self.source.label}' made an "
+                "activation NaN or infinite: the model does not work on this data, check the "
+                "preprocessing"
+            )
+        self.finished = True
+
+    @property
+    def table(self) -> CalibrationTable:
+        transform = self.transform()
+        active = self._session.providers[0] if self._session else "not run"
+        return CalibrationTable(
+            model_digest=self.model.digest,
+            model=self.model.name,
+            sites=tuple(
+                SiteRange(site.tensor, site.dtype, self.absmax.get(site.tensor, 0.0))
+                for site in self.sites
+            ),
+            data=DataRecord(
+                self.source.kind,
+                self.source.label,
+                self.samples,
+                add_digests([self.digests]),
+                tuple(sorted(self.source.skipped)),
+                tuple(sorted(self.nonfinite)),
+            ),
+            preprocess=transform.to_json() if transform is not None else None,
+            input_range=dict(self.input_range),
+            runtime=f"onnxruntime {runtime.load_onnxruntime().__version__}, {active}",
+            complete=self.finished,
+        )
+
+    def _scan(self, batch: list[Sample]) -> None:
+        try:
+            results = self._run(batch)
+        except RunFailure:
+            if len(batch) == 1 or self.batcher.fixed is not None:
+                raise
+            # The batch axis is declared dynamic and is not: an exporter's constant Reshape.
+            for sample in batch:
+                self._scan([sample])
+            self.batcher.limit = 1
+            return
+        readings = {tap.tensor: tap.read(results) for tap in self._taps}
+        if not all(finite for _, finite in readings.values()):
+            self._scan_suspects(batch, readings, results)
+            return
+        self._accept(batch, readings, results)
+
+    def _scan_suspects(
+        self,
+        batch: list[Sample],
+        readings: Mapping[str, tuple[float, bool]],
+        results: Mapping[str, np.ndarray],
+    ) -> None:
+        """A sum overflowed or an element is not finite: tell which, sample by sample."""
+        if len(batch) > 1:
+            for sample in batch:
+                self._scan([sample])
+            return
+        counts = self._count_nonfinite(
+            batch[0], [t for t, (_, ok) in readings.items() if not ok]
+        )
+        if not counts:
+            self._accept(batch, readings, results)
+            return
+        tensor, count = next(iter(counts.items()))
+        layer = next(s.layers[0].name for s in self.sites if s.tensor == tensor)
+        if self.options.on_nonfinite == "fail":
+            raise NonFiniteError(
+                f"sample '{batch[0].name}' makes {count} elements of '{tensor}' (the input of "
+                f"layer '{layer}') NaN or infinite: check the preprocessing or the model, or "
+                "pass --on-nonfinite skip to leave such samples out and have them counted"
+            )
+        self.nonfinite.append(batch[0].name)
+
+    def _count_nonfinite(self, sample: Sample, tensors: Sequence[str]) -> dict[str, int]:
+        """Fetches the tensors themselves, which only a suspect sample is worth."""
+        wanted = [site for site in self.sites if site.tensor in tensors]
+        known = {spec.name for spec in self.model.outputs}
+        nodes = [_identity(site) for site in wanted if site.tensor not in known]
+        session = runtime.open_session(
+            model_io.with_extra_outputs(self.model.proto, nodes),
+            self.runtime_options,
+            self.model.base_dir,
+        )
+        names = [s.tensor if s.tensor in known else _copy_name(s) for s in wanted]
+        results = session.run(names, self.batcher.feeds([sample]))
+        counts = {
+            site.tensor: int((~np.isfinite(results[name].astype(np.float64))).sum())
+            for site, name in zip(wanted, names, strict=True)
+        }
+        return {tensor: count for tensor, count in counts.items() if count}
+
+    def _accept(
+        self,
+        batch: Sequence[Sample],
+        readings: Mapping[str, tuple[float, bool]],
+        results: Mapping[str, np.ndarray],
+    ) -> None:
+        for tensor, (absmax, _) in readings.items():
+            self.absmax[tensor] = max(absmax, self.absmax.get(tensor, 0.0))
+        self.samples += len(batch)
+        self.digests = add_digests([self.digests, *(sample.digest for sample in batch)])
+        for sample in batch:
+            ranges = {
+                k: (float(v.min()), float(v.max())) for k, v in sample.feeds.items() if v.size
+            }
+            self.input_range = merge_ranges(self.input_range, ranges)
+        self._keep_probe(batch, results)
+
+    def _keep_probe(self, batch: Sequence[Sample], results: Mapping[str, np.ndarray]) -> None:
+        kept = sum(probe.count for probe in self.probe)
+        if kept >= _PROBE_SAMPLES or self._probe_bytes > _PROBE_BYTES:
+            return
+        feeds = self.batcher.feeds(batch)
+        outputs = {name: results[name] for name in self._own_outputs() if name in results}
+        self.probe.append(Probe(feeds, outputs, len(batch)))
+        for array in (*feeds.values(), *outputs.values()):
+            self._probe_bytes += getattr(array, "nbytes", 0)
+
+    def _own_outputs(self) -> list[str]:
+        return [spec.name for spec in self.model.outputs if spec.dtype is not None]
+
+    def _run(self, batch: Sequence[Sample]) -> dict[str, np.ndarray]:
+        assert self._session is not None
+        names = [name for tap in self._taps for name in tap.outputs]
+        if sum(probe.count for probe in self.probe) < _PROBE_SAMPLES:
+            names += self._own_outputs()
+        return self._session.run(names, self.batcher.feeds(batch))
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Feeds that were run, and what the original model gave.
+
+    Attributes:
+        feeds: Complete inputs by name.
+        outputs: The original model's tensor outputs by name.
+        count: How many samples the feeds hold; a fixed batch may be filled up beyond that.
+    """
+
+    feeds: Mapping[str, np.ndarray]
+    outputs: Mapping[str, np.ndarray]
+    count: int
+
+
+def _copy_name(site: Site) -> str:
+    return f"lipcompile/tap/{site.tensor}"
+
+
+def _identity(site: Site) -> ir.Node:
+    dtype = ir.DataType.from_numpy(np.dtype(site.dtype))
+    value = ir.Value(name=_copy_name(site), type=ir.TensorType(dtype))
+    return ir.node("Identity", [ir.Value(name=site.tensor)], outputs=[value])
+
+
+def prepare_scan(
+    model: model_io.LoadedModel,
+    sites: Iterable[Site],
+    data: object,
+    options: ScanOptions,
+    runtime_options: RuntimeOptions,
+) -> Scan:
+    """Opens the data for a model; nothing runs yet.
+
+    Raises:
+        DataError: The data cannot be used with this model.
+    """
+    transform = _Transform(model, options)
+    source = open_source(
+        data,
+        model.inputs,
+        preprocess=transform.resolve,
+        samples=options.samples,
+        seed=options.seed,
+        on_bad_sample=options.on_bad_sample,
+    )
+    batcher = Batcher(model.inputs, options.batch_size)
+    return Scan(
+        model, tuple(sites), source, batcher, options, runtime_options, transform.current
+    )
+
+
+class _Transform:
+    """The image transform, resolved when the first image asks for it."""
+
+    def __init__(self, model: model_io.LoadedModel, options: ScanOptions) -> None:
+        self._model = model
+        self._options = options
+        self._resolved: Preprocess | None = None
+
+    def current(self) -> Preprocess | None:
+        return self._resolved
+
+    def resolve(self) -> Preprocess:
+        if len(self._model.inputs) != 1:
+            names = ", ".join(f"'{spec.name}'" for spec in self._model.inputs)
+            raise DataError(
+                f"the model has {len(self._model.inputs)} inputs ({names}), and a folder of "
+                "images feeds one: give .npz files with an array per input"
+            )
+        if self._resolved is None:
+            given = self._options.preprocess
+            self._resolved = (
+                given
+                if isinstance(given, Preprocess)
+                else resolve(self._model.inputs[0], given, **self._options.image_flags)
+            )
+        return self._resolved

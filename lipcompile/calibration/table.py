@@ -1,0 +1,311 @@
+"""The result of a calibration: max |x| per site, bound to model, preprocessing and data.
+
+Maxima form a commutative monoid, and so do the digest and the number of samples: any batching,
+sharding or order of the same samples gives the same table, and tables merge.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lipcompile.atomic import write_bytes
+from lipcompile.errors import TableError
+
+FORMAT = "lipcompile.calibration/1"
+_MAX_BYTES = 256 << 20
+_MODULUS = 1 << 256
+
+
+@dataclass(frozen=True, slots=True)
+class SiteRange:
+    """One row of the table.
+
+    Attributes:
+        tensor: Name of the site's tensor.
+        dtype: NumPy name of its element type.
+        absmax: max |x| over all samples, exact, in the unit of x; >= 0.
+    """
+
+    tensor: str
+    dtype: str
+    absmax: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.absmax) and self.absmax >= 0):
+            raise TableError(
+                f"site '{self.tensor}' has absmax {self.absmax}, which is no maximum of "
+                "finite activations: calibrate again"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class DataRecord:
+    """Which samples were seen.
+
+    Attributes:
+        kind: "images", "npz", ... ; "random" is data that no one collected.
+        label: Base name of the source.
+        samples: How many samples entered the maxima.
+        digest: Sum modulo 2^256 of the SHA-256 of each sample, in hexadecimal: the same for
+            any order, and additive under merging.
+        unreadable: Samples that were left out because they could not be read.
+        nonfinite: Samples that were left out because they made a site NaN or infinite.
+    """
+
+    kind: str
+    label: str
+    samples: int
+    digest: str
+    unreadable: tuple[str, ...] = ()
+    nonfinite: tuple[str, ...] = ()
+
+
+def add_digests(digests: Iterable[bytes | str]) -> str:
+    """Combines sample digests, or digests of sets of samples, whatever their order."""
+    total = 0
+    for digest in digests:
+        total += int(digest, 16) if isinstance(digest, str) else int.from_bytes(digest, "big")
+    return f"{total % _MODULUS:064x}"
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationTable:
+    """max |x| per site, and what it was measured on.
+
+    Attributes:
+        model_digest: Digest of the model (`lipcompile.digest`).
+        model: Name of the model, for people.
+        sites: One row per site, in graph order.
+        data: The samples.
+        preprocess: The resolved image transform, or None for data used as it is.
+        input_range: For each input the smallest and largest value that was fed.
+        runtime: "onnxruntime 1.31.1, CPUExecutionProvider".
+        complete: False when the scan was interrupted.
+    """
+
+    model_digest: str
+    model: str
+    sites: tuple[SiteRange, ...]
+    data: DataRecord
+    preprocess: Mapping[str, Any] | None
+    input_range: Mapping[str, tuple[float, float]]
+    runtime: str
+    complete: bool = True
+
+    def __getitem__(self, tensor: str) -> float:
+        """absmax of a site.
+
+        Raises:
+            TableError: The table does not hold this site.
+        """
+        for site in self.sites:
+            if site.tensor == tensor:
+                return site.absmax
+        raise TableError(
+            f"the calibration table of '{self.model}' has no site '{tensor}': calibrate again "
+            "with the same --rule, --include and --exclude as here, or with --rule all"
+        )
+
+    @property
+    def digest(self) -> str:
+        """ "sha256:..." of the table's content, for provenance."""
+        return "sha256:" + hashlib.sha256(self._encode()).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "model": {"name": self.model, "digest": self.model_digest},
+            "data": {
+                "kind": self.data.kind,
+                "label": self.data.label,
+                "samples": self.data.samples,
+                "digest": self.data.digest,
+                "unreadable": list(self.data.unreadable),
+                "nonfinite": list(self.data.nonfinite),
+            },
+            "preprocess": dict(self.preprocess) if self.preprocess is not None else None,
+            "input_range": {k: list(v) for k, v in sorted(self.input_range.items())},
+            "runtime": self.runtime,
+            "complete": self.complete,
+            "sites": [
+                {"tensor": site.tensor, "dtype": site.dtype, "absmax": site.absmax}
+                for site in self.sites
+            ],
+        }
+
+    def _encode(self) -> bytes:
+        return (json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n").encode()
+
+    def save(self, path: Path) -> None:
+        """Writes the table as JSON, atomically."""
+        write_bytes(path, self._encode())
+
+    @classmethod
+    def from_json(cls, content: Any) -> CalibrationTable:
+        """Reads what `to_json` gave.
+
+        Raises:
+            TableError: It is not a calibration table, or a damaged one.
+        """
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            found = content.get("format") if isinstance(content, dict) else None
+            raise TableError(
+                f"this is no calibration table: format {found!r}, expected '{FORMAT}'; make "
+                "one with 'lipcompile calibrate'"
+            )
+        try:
+            return cls._parse(content)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise TableError(
+                f"the calibration table is damaged ({type(error).__name__}: {error}): "
+                "calibrate again"
+            ) from error
+
+    @classmethod
+    def _parse(cls, content: Mapping[str, Any]) -> CalibrationTable:
+        data, model = content["data"], content["model"]
+        record = DataRecord(
+            str(data["kind"]),
+            str(data["label"]),
+            int(data["samples"]),
+            add_digests([str(data["digest"])]),
+            tuple(map(str, data["unreadable"])),
+            tuple(map(str, data["nonfinite"])),
+        )
+        return cls(
+            model_digest=str(model["digest"]),
+            model=str(model["name"]),
+            sites=tuple(
+                SiteRange(str(s["tensor"]), str(s["dtype"]), float(s["absmax"]))
+                for s in content["sites"]
+            ),
+            data=record,
+            preprocess=content["preprocess"],
+            input_range={
+                str(k): (float(low), float(high))
+                for k, (low, high) in content["input_range"].items()
+            },
+            runtime=str(content["runtime"]),
+            complete=bool(content["complete"]),
+        )
+
+    def check_model(self, digest: str, name: str) -> None:
+        """Refuses to be used with another model.
+
+        Raises:
+            TableError: The digests differ.
+        """
+        if digest != self.model_digest:
+            raise TableError(
+                f"the calibration table was measured on another model: '{self.model}' "
+                f"({self.model_digest[:19]}), and '{name}' is {digest[:19]}: calibrate "
+                f"'{name}', or pass the model that the table belongs to"
+            )
+
+
+def load_table(path: Path) -> CalibrationTable:
+    """Reads a table from a JSON file.
+
+    Raises:
+        TableError: Missing, unreadable, too large, not JSON, or no table.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise TableError(f"'{path}' is too large for a calibration table: check the path")
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise TableError(
+            f"calibration table '{path}' cannot be read ({error.strerror}): check the path"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise TableError(
+            f"calibration table '{path}' is not JSON ({str(error)[:200]}): make one with "
+            "'lipcompile calibrate'"
+        ) from error
+    return CalibrationTable.from_json(content)
+
+
+def merge_tables(tables: Iterable[CalibrationTable]) -> CalibrationTable:
+    """The table of all samples together.
+
+    Tables of one model, one preprocessing and the same sites merge in any order. Two tables
+    over the very same samples are refused; partly overlapping ones cannot be told, and count
+    the shared samples twice, which leaves the maxima right.
+
+    Raises:
+        TableError: Nothing to merge, or the tables do not belong together.
+    """
+    rest = list(tables)
+    if not rest:
+        raise TableError("there is no table to merge: name at least one")
+    merged = rest.pop(0)
+    for table in rest:
+        merged = _merge(merged, table)
+    return merged
+
+
+def _merge(left: CalibrationTable, right: CalibrationTable) -> CalibrationTable:
+    _check_mergeable(left, right)
+    sites = tuple(
+        replace(a, absmax=max(a.absmax, b.absmax))
+        for a, b in zip(left.sites, right.sites, strict=True)
+    )
+    return replace(
+        left,
+        sites=sites,
+        data=_merge_data(left.data, right.data),
+        input_range=merge_ranges(left.input_range, right.input_range),
+        runtime=_joined(left.runtime, right.runtime),
+        complete=left.complete and right.complete,
+    )
+
+
+def _check_mergeable(left: CalibrationTable, right: CalibrationTable) -> None:
+    right.check_model(left.model_digest, left.model)
+    if left.preprocess != right.preprocess:
+        raise TableError(
+            f"the tables were made with different preprocessing ({left.preprocess} and "
+            f"{right.preprocess}): calibrate again with one"
+        )
+    if [s.tensor for s in left.sites] != [s.tensor for s in right.sites]:
+        raise TableError(
+            f"the tables hold different sites ({len(left.sites)} and {len(right.sites)}): "
+            "calibrate again with the same --rule, --include and --exclude"
+        )
+    if left.data.digest == right.data.digest:
+        raise TableError(
+            f"two tables were measured on the same {left.data.samples} samples "
+            f"('{left.data.label}' and '{right.data.label}'): name each shard once"
+        )
+
+
+def _merge_data(left: DataRecord, right: DataRecord) -> DataRecord:
+    return DataRecord(
+        kind=_joined(left.kind, right.kind),
+        label=_joined(left.label, right.label),
+        samples=left.samples + right.samples,
+        digest=add_digests([left.digest, right.digest]),
+        unreadable=tuple(sorted({*left.unreadable, *right.unreadable})),
+        nonfinite=tuple(sorted({*left.nonfinite, *right.nonfinite})),
+    )
+
+
+def merge_ranges(
+    left: Mapping[str, tuple[float, float]], right: Mapping[str, tuple[float, float]]
+) -> dict[str, tuple[float, float]]:
+    """The smallest interval per name that holds both."""
+    merged = dict(left)
+    for name, (low, high) in right.items():
+        before = merged.get(name, (low, high))
+        merged[name] = (min(low, before[0]), max(high, before[1]))
+    return merged
+
+
+def _joined(left: str, right: str) -> str:
+    return " + ".join(sorted({*left.split(" + "), *right.split(" + ")}))

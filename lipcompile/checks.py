@@ -1,0 +1,143 @@
+"""Checks of a compiled model before it is written, and its agreement with the original."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lipcompile import model_io, runtime
+from lipcompile.calibration.scan import Probe
+from lipcompile.errors import CheckFailed, ModelError
+from lipcompile.model_io import LoadedModel
+from lipcompile.runtime import RuntimeOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How the hardened model's outputs compare with the original's, on calibration data.
+
+    Attributes:
+        samples: How many samples were compared.
+        top1: Share of positions at which both models have the same arg max over the last axis
+            of the first output; None where that output is no score per class.
+        max_difference: Largest |hardened - original| over all float outputs, over the largest
+            |original|; no unit.
+    """
+
+    samples: int
+    top1: float | None
+    max_difference: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "samples": self.samples,
+            "top1": self.top1,
+            "max_difference": self.max_difference,
+        }
+
+
+def check_structure(source: LoadedModel, hardened: Any) -> None:
+    """The signature is unchanged, and ONNX's checker accepts what it accepted before.
+
+    Raises:
+        CheckFailed: It does not hold; a defect of LipCompile.
+    """
+    before, after = source.proto.graph, hardened.graph
+    for role in ("input", "output"):
+        if list(getattr(before, role)) != list(getattr(after, role)):
+            raise CheckFailed(
+                f"the {role}s of '{source.name}' changed while it was hardened: nothing was "
+                "written; please report this with the model"
+            )
+    if model_io.passes_checker(source.proto) and not model_io.passes_checker(hardened):
+        raise CheckFailed(
+            f"ONNX's checker accepted '{source.name}' and rejects the hardened model: nothing "
+            "was written; please report this with the model"
+        )
+
+
+def check_outputs(
+    source: LoadedModel, hardened: Any, probes: Sequence[Probe], options: RuntimeOptions
+) -> Agreement | None:
+    """The hardened model loads, and gives finite outputs where the original did.
+
+    Args:
+        source: The original.
+        hardened: The rendered model.
+        probes: Feeds with the original's outputs; without any, only loading is checked.
+        options: Providers and threads.
+
+    Raises:
+        CheckFailed: It does not load, or an output became NaN or infinite.
+    """
+    try:
+        session = runtime.open_session(model_io.serialize(hardened), options, source.base_dir)
+    except ModelError as error:
+        raise CheckFailed(
+            f"'{source.name}' was hardened, but does not load ({error}): nothing was written; "
+            "please report this with the model"
+        ) from error
+    comparison = _Comparison()
+    for probe in probes:
+        names = [n for n, v in probe.outputs.items() if np.asarray(v).dtype.kind in "fc"]
+        names += [n for n in probe.outputs if n not in names]
+        comparison.add(source.name, probe, session.run(names, probe.feeds))
+    return comparison.result() if probes else None
+
+
+class _Comparison:
+    """Accumulates over probes."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self.same = 0
+        self.positions = 0
+        self.difference = 0.0
+        self.scale = 0.0
+
+    def add(self, name: str, probe: Probe, results: dict[str, np.ndarray]) -> None:
+        self.samples += probe.count
+        first = True
+        for output, before in probe.outputs.items():
+            if not _is_float(before):
+                continue
+            after = np.asarray(results[output], dtype=np.float64)
+            before = np.asarray(before, dtype=np.float64)
+            self._check_finite(name, output, before, after)
+            if after.shape == before.shape and before.size:
+                self.difference = max(self.difference, float(np.abs(after - before).max()))
+                self.scale = max(self.scale, float(np.abs(before).max()))
+                if first:
+                    self._compare_top1(before[: probe.count], after[: probe.count])
+            first = False
+
+    def _check_finite(
+        self, name: str, output: str, before: np.ndarray, after: np.ndarray
+    ) -> None:
+        if np.isfinite(before).all() and not np.isfinite(after).all():
+            raise CheckFailed(
+                f"output '{output}' of the hardened '{name}' is NaN or infinite on "
+                "calibration data, and the original's is finite: nothing was written; try a "
+                "smaller --cr, or report this with the model"
+            )
+
+    def _compare_top1(self, before: np.ndarray, after: np.ndarray) -> None:
+        if before.ndim < 2 or before.shape[-1] < 2:
+            return
+        same = before.argmax(axis=-1) == after.argmax(axis=-1)
+        self.same += int(same.sum())
+        self.positions += same.size
+
+    def result(self) -> Agreement:
+        return Agreement(
+            self.samples,
+            self.same / self.positions if self.positions else None,
+            self.difference / self.scale if self.scale else self.difference,
+        )
+
+
+def _is_float(array: np.ndarray) -> bool:
+    return isinstance(array, np.ndarray) and array.dtype.kind == "f"

@@ -1,0 +1,45 @@
+"""Forged functions: one file per form, and the registry that names them."""
+
+from __future__ import annotations
+
+from lipcompile.errors import OptionError
+from lipcompile.forged.base import Emitter, Encoding, EncodingContext, ForgedFunction
+from lipcompile.forged.hard import Hard
+from lipcompile.forged.smooth import Smooth
+
+FORMS: dict[str, type[ForgedFunction]] = {
+    Smooth.name: Smooth,
+    Hard.name: Hard,
+}
+
+
+def make_form(name: str, **parameters: float | None) -> ForgedFunction:
+    """Makes the form `name`; parameters that are None keep their default.
+
+    Raises:
+        OptionError: Unknown form, a parameter that the form does not have, or an illegal
+            value.
+    """
+    if name not in FORMS:
+        raise OptionError(f"form '{name}' is unknown: use {' or '.join(FORMS)}")
+    given = {key: value for key, value in parameters.items() if value is not None}
+    known = FORMS[name]().parameters()
+    for key in given:
+        if key not in known:
+            has = ", ".join(known) or "no parameters"
+            raise OptionError(
+                f"form '{name}' has no parameter '{key}' (it has {has}): leave it out"
+            )
+    return FORMS[name](**given)
+
+
+__all__ = [
+    "FORMS",
+    "Emitter",
+    "Encoding",
+    "EncodingContext",
+    "ForgedFunction",
+    "Hard",
+    "Smooth",
+    "make_form",
+]

@@ -1,0 +1,135 @@
+"""What a forged function is: a definition, a stated slope, and encodings as ONNX operators."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import ml_dtypes  # noqa: F401  (makes NumPy know "bfloat16")
+import numpy as np
+import onnx_ir as ir
+
+from lipcompile.errors import DataError
+from lipcompile.ops import MARK
+
+
+@dataclass(frozen=True, slots=True)
+class EncodingContext:
+    """What an encoding may rely on at one site.
+
+    Attributes:
+        dtype: NumPy name of the site's element type.
+        opset: Version of the default operator set.
+        nonnegative: The site holds no negative value.
+        replaceable_relu: The site is the output of a Relu that nothing but forged layers
+            reads.
+    """
+
+    dtype: str
+    opset: int
+    nonnegative: bool = False
+    replaceable_relu: bool = False
+
+
+class Emitter:
+    """Builds the nodes of one forged function, all named after its first layer."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.nodes: list[ir.Node] = []
+        self._taken: dict[str, int] = {}
+
+    def __call__(
+        self, op_type: str, *inputs: ir.Value, attributes: Mapping[str, Any] | None = None
+    ) -> ir.Value:
+        """Adds a node and returns its output."""
+        name = self._name(op_type)
+        value = ir.Value(name=f"{name}:0")
+        self.nodes.append(ir.node(op_type, inputs, attributes, outputs=[value], name=name))
+        return value
+
+    def constant(self, number: float, dtype: str) -> ir.Value:
+        """Adds a scalar Constant node: legal in every IR version, folded by every runtime."""
+        array = np.asarray(number, dtype=dtype)
+        return self("Constant", attributes={"value": ir.tensor(array)})
+
+    def cast(self, value: ir.Value, dtype: str) -> ir.Value:
+        to = ir.DataType.from_numpy(np.dtype(dtype)).value
+        return self("Cast", value, attributes={"to": to})
+
+    def _name(self, op_type: str) -> str:
+        self._taken[op_type] = count = self._taken.get(op_type, 0) + 1
+        suffix = f"_{count}" if count > 1 else ""
+        return f"{MARK}/{self.prefix.lstrip('/')}/{op_type}{suffix}"
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """One way to write a forged function in ONNX.
+
+    Attributes:
+        label: The operators, as shown to the user: "Abs, Greater, Where".
+        build: Emits the nodes for (emitter, site value, c) and returns the forged value.
+        replaces_relu: The nodes take the Relu's input, and stand in its place.
+    """
+
+    label: str
+    build: Callable[[Emitter, ir.Value, float], ir.Value]
+    replaces_relu: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ForgedFunction(ABC):
+    """A function f_c that shrinks small activations: |f_c(x)| <= |x|, and f_c(x) -> x for c
+    -> 0.
+
+    A form is one subclass in one file, plus its line in `lipcompile.forged.FORMS`. Its fields
+    are its hyper-parameters. `tests/laws` runs every registered form through the same checks.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def __call__(self, x: np.ndarray, c: float) -> np.ndarray:
+        """The definition.
+
+        Args:
+            x: Activations, any shape, float16, bfloat16, float32 or float64.
+            c: Threshold, > 0, in the unit of x, as `threshold` returned it.
+
+        Returns:
+            f_c(x), in the shape and dtype of x.
+        """
+
+    @property
+    @abstractmethod
+    def slope(self) -> float:
+        """An upper bound of |f_c(x) - f_c(y)| / |x - y|; infinite where f_c jumps."""
+
+    @abstractmethod
+    def encoding(self, context: EncodingContext) -> Encoding:
+        """The cheapest encoding that computes the definition in this context."""
+
+    def parameters(self) -> dict[str, float]:
+        """Hyper-parameters by name, for provenance."""
+        return {}
+
+    def working_type(self, dtype: str) -> str:
+        """The element type in which c is held for a site of type `dtype`."""
+        return dtype
+
+    def threshold(self, c: float, dtype: str) -> float:
+        """c rounded to the type that the encoding holds it in.
+
+        Raises:
+            DataError: c is too small for that type, and would become 0.
+        """
+        held = float(np.asarray(c, dtype=self.working_type(dtype)))
+        if held == 0.0:
+            raise DataError(
+                f"threshold {c:.3g} is 0 in {self.working_type(dtype)}: raise --cr, or leave "
+                "the layer out with --exclude"
+            )
+        return held

@@ -1,0 +1,89 @@
+"""Form `smooth`: a sigmoid gate that fades small activations out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from lipcompile.errors import DataError, OptionError
+from lipcompile.forged.base import Emitter, Encoding, EncodingContext, ForgedFunction
+
+
+@dataclass(frozen=True, slots=True)
+class Smooth(ForgedFunction):
+    """f_c(x) = x * sigmoid(a * (|x| / c - b)), the smooth form of arXiv 2406.19622.
+
+    The paper names a and b without giving their values; a = 10 and b = 1 are ours. At |x| = b
+    * c half of the activation is left. The gate is computed in float32 for the 16-bit types,
+    whose own resolution near a * b would move it by several percent.
+
+    Attributes:
+        a: Steepness of the gate, > 0, no unit.
+        b: Where the gate opens, in units of c, > 0.
+    """
+
+    name: ClassVar[str] = "smooth"
+
+    a: float = 10.0
+    b: float = 1.0
+
+    def __post_init__(self) -> None:
+        for symbol, value in (("a", self.a), ("b", self.b)):
+            if not (math.isfinite(value) and 0 < value <= 1e4):
+                raise OptionError(
+                    f"{symbol} = {value} is out of range: it must be > 0 and at most 1e4"
+                )
+
+    def __call__(self, x: np.ndarray, c: float) -> np.ndarray:
+        wide = x.astype(np.float64)
+        with np.errstate(over="ignore"):
+            gate = 1.0 / (1.0 + np.exp(-self.a * (np.abs(wide) / c - self.b)))
+        return (wide * gate).astype(x.dtype)
+
+    @property
+    def slope(self) -> float:
+        """max over u = |x| / c of s + a * u * s * (1 - s), with s = sigmoid(a * (u - b)).
+
+        The maximum lies within 40 / a of b, where s * (1 - s) has not vanished; the grid's
+        step there bounds what it can miss, and the result is rounded up by that much.
+        """
+        u = np.linspace(max(self.b - 40 / self.a, 0.0), self.b + 40 / self.a, 200_001)
+        s = 1.0 / (1.0 + np.exp(-self.a * (u - self.b)))
+        return float((s + self.a * u * s * (1.0 - s)).max() * (1 + 1e-6))
+
+    def parameters(self) -> dict[str, float]:
+        return {"a": self.a, "b": self.b}
+
+    def working_type(self, dtype: str) -> str:
+        return "float32" if dtype in ("float16", "bfloat16") else dtype
+
+    def threshold(self, c: float, dtype: str) -> float:
+        held = ForgedFunction.threshold(self, c, dtype)
+        with np.errstate(over="ignore"):
+            scale = np.asarray(self.a / held, dtype=self.working_type(dtype))
+        if not np.isfinite(scale):
+            raise DataError(
+                f"threshold {c:.3g} is too small: a / c overflows {self.working_type(dtype)}; "
+                "raise --cr, or leave the layer out with --exclude"
+            )
+        return held
+
+    def encoding(self, context: EncodingContext) -> Encoding:
+        through = self.working_type(context.dtype)
+        operators = ([] if context.nonnegative else ["Abs"]) + ["Mul", "Sub", "Sigmoid", "Mul"]
+        if through != context.dtype:
+            operators = ["Cast", *operators, "Cast"]
+
+        def build(emit: Emitter, x: ir.Value, c: float) -> ir.Value:
+            wide = x if through == context.dtype else emit.cast(x, through)
+            magnitude = wide if context.nonnegative else emit("Abs", wide)
+            scaled = emit("Mul", magnitude, emit.constant(self.a / c, through))
+            shifted = emit("Sub", scaled, emit.constant(self.a * self.b, through))
+            forged = emit("Mul", wide, emit("Sigmoid", shifted))
+            return forged if through == context.dtype else emit.cast(forged, context.dtype)
+
+        return Encoding(", ".join(operators), build)

@@ -1,0 +1,255 @@
+"""Find every linear layer of a graph: which operand is the weight, which the data, or why not.
+
+A linear layer is a Conv, ConvTranspose, Gemm or MatMul with one operand that is constant: an
+initializer, a Constant node, or anything computed from constants alone (Identity, Cast,
+Transpose, Reshape, DequantizeLinear, ConstantOfShape, ...).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import onnx_ir as ir
+
+from lipcompile.ops import LINEAR_OPS, MARK, RANDOM, STANDARD_DOMAINS, UNSUPPORTED_LINEAR
+
+_Verdict = tuple[str, str]  # code and reason of a refusal
+
+FLOAT_TYPES = frozenset({"float16", "bfloat16", "float32", "float64"})
+
+
+@dataclass(frozen=True, slots=True)
+class LinearLayer:
+    """One linear layer.
+
+    Attributes:
+        name: The node's name, or its output's name where the node has none.
+        node: The operator.
+        data_index: Which input is the data operand.
+        dtype: NumPy name of the element type of data and weight.
+        weight_form: How the weight is stored, from its root: "init", "init->Cast", ...
+        position: Place of the node in the graph, for listing.
+    """
+
+    name: str
+    node: ir.Node
+    data_index: int
+    dtype: str
+    weight_form: str
+    position: int
+
+    @property
+    def data(self) -> ir.Value:
+        value = self.node.inputs[self.data_index]
+        assert value is not None
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A linear layer that is left alone.
+
+    Attributes:
+        layer: Name of the layer.
+        op_type: Its operator.
+        code: One word for machines: "stem", "head", "computed-weight", ...
+        reason: One clause for people.
+        position: Place of the node in the graph, for listing.
+    """
+
+    layer: str
+    op_type: str
+    code: str
+    reason: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Constants:
+    """Values that do not depend on the input data.
+
+    Attributes:
+        fixed: Computed from initializers and Constant nodes alone.
+        static: The same, or computed from shapes as well (a scale 1 / sqrt(head size)).
+    """
+
+    fixed: frozenset[ir.Value]
+    static: frozenset[ir.Value]
+
+
+def find_constants(graph: ir.Graph) -> Constants:
+    """Propagates constness forward, in time linear in the size of the graph."""
+    roots = [*graph.initializers.values()]
+    roots += [v for n in graph if n.op_type == "Constant" for v in n.outputs]
+    fixed = _propagate(graph, roots)
+    shapes = [v for n in graph if n.op_type in ("Shape", "Size") for v in n.outputs]
+    return Constants(fixed, _propagate(graph, [*fixed, *shapes]))
+
+
+def _propagate(graph: ir.Graph, roots: Iterable[ir.Value]) -> frozenset[ir.Value]:
+    reached = set(roots)
+    queue = list(reached)
+    missing: dict[ir.Node, int] = {}
+    while queue:
+        for node, _ in queue.pop().uses():
+            if node.graph is not graph or not _is_foldable(node):
+                continue
+            known = missing.get(node, sum(v is not None for v in node.inputs))
+            missing[node] = known - 1
+            if missing[node] == 0:
+                fresh = [v for v in node.outputs if v not in reached]
+                reached.update(fresh)
+                queue += fresh
+    return frozenset(reached)
+
+
+def _is_foldable(node: ir.Node) -> bool:
+    if node.domain not in STANDARD_DOMAINS or node.op_type in RANDOM:
+        return False
+    graphs = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+    return not any(a.type in graphs for a in node.attributes.values())
+
+
+def find_linear_layers(
+    model: ir.Model, constants: Constants
+) -> tuple[list[LinearLayer], list[Refusal]]:
+    """Every linear layer in graph order, and apart those that can never be rewritten."""
+    layers: list[LinearLayer] = []
+    refusals: list[Refusal] = []
+    for position, node in enumerate(model.graph.all_nodes()):
+        inside = node.graph is not model.graph
+        found = _in_subgraph(node) if inside else _classify(node, constants, position)
+        if isinstance(found, LinearLayer):
+            layers.append(found)
+        elif found is not None:
+            refusals.append(Refusal(layer_name(node), node.op_type, *found, position))
+    return _with_unique_names(layers), refusals
+
+
+def _in_subgraph(node: ir.Node) -> _Verdict | None:
+    if node.op_type not in LINEAR_OPS:
+        return None
+    return "subgraph", "stands inside a subgraph (the body of an If, Loop or Scan)"
+
+
+def _classify(
+    node: ir.Node, constants: Constants, position: int
+) -> LinearLayer | _Verdict | None:
+    if node.op_type in UNSUPPORTED_LINEAR:
+        return _unsupported(node, constants)
+    if node.op_type not in LINEAR_OPS or node.domain not in STANDARD_DOMAINS:
+        return None
+    operands = list(node.inputs[:2])
+    if len(operands) < 2 or None in operands or set(operands) <= constants.fixed:
+        return None
+    weights = [i for i, v in enumerate(operands) if v in constants.fixed]
+    if not weights or (node.op_type.startswith("Conv") and weights != [1]):
+        # A MatMul or Gemm of two activations is no linear layer; a Conv should be one.
+        reason = ("computed-weight", "its weight is computed from the input")
+        return reason if node.op_type.startswith("Conv") else None
+    weight, data = operands[weights[0]], operands[1 - weights[0]]
+    assert weight is not None and data is not None
+    dtype = element_type(weight) or element_type(data)
+    obstacle = _obstacle(data, dtype)
+    if obstacle is not None or dtype is None:
+        return obstacle
+    form = _weight_form(weight)
+    return LinearLayer(layer_name(node), node, 1 - weights[0], dtype, form, position)
+
+
+def _obstacle(data: ir.Value, dtype: str | None) -> _Verdict | None:
+    producer = data.producer()
+    if dtype is None:
+        hint = "run onnx.shape_inference first"
+        return "unknown-type", f"the element type of its weight cannot be told: {hint}"
+    if dtype not in FLOAT_TYPES:
+        return "integer", f"works on {dtype}, and forged functions on floats"
+    if data.is_graph_input():
+        return "graph-input", "is fed by a graph input, not by an activation"
+    if producer is not None and is_forged(producer):
+        return "already-hardened", "its input is forged already"
+    return None
+
+
+def _unsupported(node: ir.Node, constants: Constants) -> _Verdict | None:
+    if node.op_type == "Attention" and node.domain in STANDARD_DOMAINS:
+        return None  # the standard operator holds no weight
+    if not any(v in constants.fixed for v in node.inputs if v is not None):
+        return None
+    return UNSUPPORTED_LINEAR[node.op_type]
+
+
+def is_forged(node: ir.Node) -> bool:
+    """Whether LipCompile wrote or rewrote this node."""
+    return (node.name or "").startswith(f"{MARK}/") or f"{MARK}.form" in node.metadata_props
+
+
+def layer_name(node: ir.Node) -> str:
+    """The node's name, or its first output's where the node has none."""
+    return node.name or node.outputs[0].name or node.op_type
+
+
+def _with_unique_names(layers: list[LinearLayer]) -> list[LinearLayer]:
+    """Names repeated by the exporter are told apart by their output's name."""
+    counts: dict[str, int] = {}
+    for layer in layers:
+        counts[layer.name] = counts.get(layer.name, 0) + 1
+    return [
+        replace(layer, name=f"{layer.name}@{layer.node.outputs[0].name}")
+        if counts[layer.name] > 1
+        else layer
+        for layer in layers
+    ]
+
+
+def _weight_form(weight: ir.Value) -> str:
+    chain: list[str] = []
+    value: ir.Value | None = weight
+    while value is not None and not value.is_initializer():
+        producer = value.producer()
+        if producer is None:
+            break
+        chain.append(producer.op_type)
+        value = producer.inputs[0] if producer.inputs else None
+    if value is not None and value.is_initializer():
+        chain.append("init")
+    return "->".join(reversed(chain))
+
+
+def element_type(value: ir.Value) -> str | None:
+    """NumPy name of the element type, from the value or from what computes it."""
+    for _ in range(64):  # constant chains are short; a longer one stays unknown
+        dtype = value.dtype or (value.const_value.dtype if value.const_value else None)
+        producer = value.producer()
+        if dtype is None and producer is not None:
+            dtype = _type_from_attributes(producer)
+        if dtype is not None:
+            return "string" if dtype == ir.DataType.STRING else str(dtype.numpy().name)
+        source = _type_source(producer) if producer is not None else None
+        if source is None:
+            return None
+        value = source
+    return None
+
+
+def _type_from_attributes(node: ir.Node) -> ir.DataType | None:
+    attributes = node.attributes
+    if node.op_type == "Cast":
+        return ir.DataType(attributes["to"].as_int())
+    if node.op_type == "DequantizeLinear" and "output_dtype" in attributes:
+        stated = attributes["output_dtype"].as_int()
+        return ir.DataType(stated) if stated else None
+    if node.op_type == "ConstantOfShape" and "value" not in attributes:
+        return ir.DataType.FLOAT
+    if node.op_type in ("Constant", "ConstantOfShape") and "value" in attributes:
+        return attributes["value"].as_tensor().dtype
+    if node.op_type == "Constant" and {"value_float", "value_floats"} & set(attributes):
+        return ir.DataType.FLOAT
+    return None
+
+
+def _type_source(node: ir.Node) -> ir.Value | None:
+    """The input whose element type the output has."""
+    index = 1 if node.op_type in ("DequantizeLinear", "CastLike") else 0
+    return node.inputs[index] if len(node.inputs) > index else None

@@ -1,0 +1,28 @@
+"""Models in and out: the only package that touches raw `onnx`.
+
+The original `ModelProto` stays the truth. `load` makes an `onnx_ir.Model` from it, passes
+edit that, and `render` carries only their edits back.
+"""
+
+from __future__ import annotations
+
+from lipcompile.model_io.reading import LoadedModel, load
+from lipcompile.model_io.rendering import (
+    passes_checker,
+    render,
+    serialize,
+    with_extra_outputs,
+)
+from lipcompile.model_io.saving import check_output, give_back, save
+
+__all__ = [
+    "LoadedModel",
+    "check_output",
+    "give_back",
+    "load",
+    "passes_checker",
+    "render",
+    "save",
+    "serialize",
+    "with_extra_outputs",
+]

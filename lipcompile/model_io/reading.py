@@ -1,0 +1,238 @@
+"""Load a model from a path, a `ModelProto`, an `onnx_ir.Model` or a graphsurgeon `Graph`."""
+
+from __future__ import annotations
+
+import copy
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+from onnx_ir.passes.common import InlinePass
+
+from lipcompile.digest import model_digest
+from lipcompile.errors import MissingExtraError, ModelError
+from lipcompile.external_data import ExternalRange, checked_ranges, external_tensors
+from lipcompile.model_io.rendering import PROTOBUF_LIMIT, remember, render
+from lipcompile.ops import LINEAR_OPS
+from lipcompile.signature import TensorSpec
+
+Kind = Literal["path", "proto", "ir", "graphsurgeon"]
+_MIN_OPSET = 7  # the first with NumPy broadcasting, which every encoding uses
+
+
+@dataclass(slots=True)
+class LoadedModel:
+    """A model as the compiler works on it.
+
+    Attributes:
+        kind: What the caller handed in, and gets back.
+        name: File name, or graph name: for messages.
+        path: The file, for kind "path".
+        base_dir: The folder that external data is relative to, if the model has one.
+        proto: The model as it came (with local functions that hold linear layers inlined).
+            Never modified.
+        graph_ir: The same model as an onnx-ir model, which passes edit in place.
+        external: Where its external weights lie.
+        digest: "sha256:..." of what it computes (`lipcompile.digest`).
+        inlined: Names of the local functions that were inlined.
+    """
+
+    kind: Kind
+    name: str
+    path: Path | None
+    base_dir: Path | None
+    proto: onnx.ModelProto
+    graph_ir: ir.Model
+    external: tuple[ExternalRange, ...]
+    digest: str
+    inlined: tuple[str, ...]
+
+    @property
+    def opset(self) -> int:
+        """Version of the default operator set."""
+        return self.graph_ir.opset_imports.get("", 1)
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Inputs that a caller must feed (initializers are not counted)."""
+        initializers = {t.name for t in self.proto.graph.initializer}
+        return tuple(
+            _spec(info) for info in self.proto.graph.input if info.name not in initializers
+        )
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return tuple(_spec(info) for info in self.proto.graph.output)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The model's `metadata_props`."""
+        return {prop.key: prop.value for prop in self.proto.metadata_props}
+
+
+def load(model: object) -> LoadedModel:
+    """Loads a path, `onnx.ModelProto`, `onnx_ir.Model` or graphsurgeon `Graph`.
+
+    External weights stay on disk. Local functions that contain linear layers are inlined,
+    since each call needs thresholds of its own; other functions stay as they are.
+
+    Raises:
+        ModelError: Missing, empty, truncated or not ONNX; an opset below 7; external data that
+            is missing or leaves the model's folder.
+    """
+    kind, name, path, proto = _read(model)
+    _check_is_model(proto, name)
+    graph_ir = _to_ir(proto, name)
+    inlined = _inline_linear_functions(graph_ir)
+    if inlined:
+        proto = render(proto, graph_ir)
+        graph_ir = _to_ir(proto, name)
+    remember(graph_ir)
+    base_dir = path.parent if path else _folder_of_weights(model)
+    external = checked_ranges(graph_ir, base_dir)
+    digest = model_digest(graph_ir, external)
+    return LoadedModel(kind, name, path, base_dir, proto, graph_ir, external, digest, inlined)
+
+
+def _read(model: object) -> tuple[Kind, str, Path | None, onnx.ModelProto]:
+    if isinstance(model, (str, os.PathLike)):
+        path = Path(model)
+        return "path", path.name, path, _read_file(path)
+    if isinstance(model, onnx.ModelProto):
+        return "proto", model.graph.name or "model", None, model
+    if isinstance(model, ir.Model):
+        return "ir", model.graph.name or "model", None, ir.to_proto(model)
+    if type(model).__module__.partition(".")[0] == "onnx_graphsurgeon":
+        return "graphsurgeon", getattr(model, "name", "model"), None, _from_graphsurgeon(model)
+    raise ModelError(
+        f"a model of type '{type(model).__name__}' is not supported: pass a path, an "
+        "onnx.ModelProto, an onnx_ir.Model or an onnx_graphsurgeon.Graph"
+    )
+
+
+def _folder_of_weights(model: object) -> Path | None:
+    if isinstance(model, ir.Model):
+        for tensor in external_tensors(model):
+            return Path(tensor.base_dir)
+    return None
+
+
+def _from_graphsurgeon(graph: object) -> onnx.ModelProto:
+    try:
+        import onnx_graphsurgeon
+    except ImportError as error:
+        raise MissingExtraError(
+            "a graphsurgeon Graph needs the package onnx-graphsurgeon: "
+            'pip install "lipcompile[graphsurgeon]"'
+        ) from error
+    proto: onnx.ModelProto = onnx_graphsurgeon.export_onnx(graph)
+    return proto
+
+
+def _read_file(path: Path) -> onnx.ModelProto:
+    _check_file(path)
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(path.read_bytes())
+    except DecodeError as error:
+        raise ModelError(
+            f"'{path}' is not an ONNX model, or was cut short ({path.stat().st_size} bytes "
+            "that do not parse as a ModelProto): export or download it again"
+        ) from error
+    except OSError as error:
+        raise ModelError(f"'{path}' cannot be read ({error.strerror}): check it") from error
+    return proto
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        inside = ", ".join(f"'{p.name}'" for p in sorted(path.glob("*.onnx"))[:5])
+        hint = f"name the file, for example {inside}" if inside else "name an .onnx file"
+        raise ModelError(f"'{path}' is a folder, and a model is a file: {hint}")
+    if not path.exists():
+        near = ", ".join(f"'{p.name}'" for p in sorted(path.parent.glob("*.onnx"))[:5])
+        hint = f"the folder has {near}" if near else "check the path"
+        raise ModelError(f"model '{path}' does not exist: {hint}")
+    if path.stat().st_size == 0:
+        raise ModelError(f"'{path}' is empty (0 bytes): export or download it again")
+    if path.stat().st_size > PROTOBUF_LIMIT:
+        raise ModelError(
+            f"'{path}' has {path.stat().st_size} bytes, and protobuf reads at most 2 GiB: "
+            "save the model with external data"
+        )
+
+
+def _check_is_model(proto: onnx.ModelProto, name: str) -> None:
+    if not proto.HasField("graph") or not proto.ir_version or not proto.opset_import:
+        raise ModelError(
+            f"'{name}' is not an ONNX model: it parses, but has no graph, IR version or "
+            "opset: check the file"
+        )
+    opset = {o.domain or "ai.onnx": o.version for o in proto.opset_import}
+    if opset.get("ai.onnx", _MIN_OPSET) < _MIN_OPSET:
+        raise ModelError(
+            f"'{name}' has opset {opset['ai.onnx']}, and hardening needs {_MIN_OPSET} or "
+            "newer (NumPy broadcasting): convert it with onnx.version_converter"
+        )
+
+
+def _to_ir(proto: onnx.ModelProto, name: str) -> ir.Model:
+    try:
+        return ir.from_proto(proto)
+    except RecursionError as error:
+        raise ModelError(f"'{name}' nests its subgraphs too deeply to be read") from error
+    except Exception:  # onnx-ir does not read map types (ZipMap outputs of sklearn models)
+        untyped = copy.deepcopy(proto)
+    for info in (*untyped.graph.input, *untyped.graph.output, *untyped.graph.value_info):
+        if info.type.WhichOneof("value") != "tensor_type":
+            info.ClearField("type")
+    try:
+        return ir.from_proto(untyped)
+    except Exception as error:  # whatever it raises, the file is what is wrong
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise ModelError(
+            f"'{name}' is not a valid ONNX graph ({reason}): check it with onnx.checker"
+        ) from error
+
+
+def _spec(info: onnx.ValueInfoProto) -> TensorSpec:
+    if info.type.WhichOneof("value") != "tensor_type":
+        return TensorSpec(info.name, None, None)
+    tensor = info.type.tensor_type
+    try:
+        dtype = None if tensor.elem_type == 8 else ir.DataType(tensor.elem_type).numpy().name
+    except (TypeError, ValueError):
+        dtype = None
+    if not tensor.HasField("shape"):
+        return TensorSpec(info.name, dtype, None)
+    # Some exporters write -1 or 0 for a dynamic dimension.
+    dims = tuple(
+        d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else d.dim_param
+        for d in tensor.shape.dim
+    )
+    return TensorSpec(info.name, dtype, dims)
+
+
+def _inline_linear_functions(model: ir.Model) -> tuple[str, ...]:
+    """Inlines the local functions that hold a linear layer, directly or through a call."""
+    holders = {
+        key
+        for key, function in model.functions.items()
+        if any(node.op_type in LINEAR_OPS for node in function.all_nodes())
+    }
+    while True:
+        callers = {
+            key
+            for key, function in model.functions.items()
+            if any(node.op_identifier() in holders for node in function.all_nodes())
+        }
+        if callers <= holders:
+            break
+        holders |= callers
+    if holders:
+        InlinePass(lambda function: function.identifier() in holders)(model)
+    return tuple(sorted(name for _, name, _ in holders))

@@ -1,0 +1,151 @@
+"""Render an edited graph: the original `ModelProto` plus only what passes changed.
+
+Whatever a pass did not touch keeps its bytes: names, documentation, metadata, value_info,
+dynamic dimensions, node order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import onnx
+import onnx_ir as ir
+
+from lipcompile.errors import ModelError, RunFailure
+
+PROTOBUF_LIMIT = 2**31 - 1  # bytes that one protobuf message can hold
+
+
+def remember(model: ir.Model) -> None:
+    """Marks every node with its place in the original proto, for `render` to find."""
+    for index, node in enumerate(model.graph):
+        node.meta["lipcompile.origin"] = (index, _fingerprint(node))
+
+
+def _fingerprint(node: ir.Node) -> tuple[object, ...]:
+    """Changes when a pass edits the node; attributes are immutable, so identity will do."""
+    return (
+        node.op_identifier(),
+        tuple(v and v.name for v in node.inputs),
+        tuple(v.name for v in node.outputs),
+        tuple(id(attribute) for attribute in node.attributes.values()),
+        tuple(node.metadata_props.items()),
+    )
+
+
+def render(
+    base: onnx.ModelProto, edited: ir.Model, metadata: Mapping[str, str] | None = None
+) -> onnx.ModelProto:
+    """Returns `base` with the main graph's nodes, functions and opsets of `edited`.
+
+    Nodes that no pass touched are copied from `base` byte for byte; `metadata` is added to the
+    model's `metadata_props`, replacing keys of the same name.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(base)
+    del result.graph.node[:]
+    for node in edited.graph:
+        result.graph.node.append(_render_node(base, node))
+    kept = set(edited.functions)
+    functions = [f for f in base.functions if (f.domain, f.name, f.overload) in kept]
+    del result.functions[:]
+    result.functions.extend(functions)
+    known = {opset.domain or "" for opset in base.opset_import} | {"ai.onnx"}
+    for domain, version in edited.opset_imports.items():
+        if domain not in known:
+            result.opset_import.append(onnx.helper.make_opsetid(domain, version))
+    _set_metadata(result, metadata or {})
+    return result
+
+
+def _render_node(base: onnx.ModelProto, node: ir.Node) -> onnx.NodeProto:
+    index, fingerprint = node.meta.get("lipcompile.origin", (None, None))
+    if index is None:
+        fresh: onnx.NodeProto = ir.to_proto(node)
+        return fresh
+    original: onnx.NodeProto = base.graph.node[index]
+    if fingerprint == _fingerprint(node):
+        return original
+    edited: onnx.NodeProto = ir.to_proto(node)
+    edited.name, edited.doc_string = original.name, original.doc_string
+    return edited
+
+
+def _set_metadata(proto: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
+    kept = [prop for prop in proto.metadata_props if prop.key not in metadata]
+    del proto.metadata_props[:]
+    proto.metadata_props.extend(kept)
+    for key, value in metadata.items():
+        proto.metadata_props.add(key=key, value=value)
+
+
+def with_extra_outputs(base: onnx.ModelProto, nodes: Sequence[ir.Node]) -> bytes:
+    """Serialises `base` with `nodes` appended and each of their outputs made a graph output.
+
+    Protobuf merges concatenated messages and appends their repeated fields, so the model
+    itself is not copied.
+
+    Raises:
+        ModelError: The inline weights do not fit into one protobuf message.
+    """
+    extra = onnx.ModelProto()
+    for node in nodes:
+        extra.graph.node.append(ir.to_proto(node))
+        for value in node.outputs:
+            extra.graph.output.append(ir.to_proto(value))
+    return serialize(base) + extra.SerializeToString(deterministic=True)
+
+
+def serialize(proto: onnx.ModelProto) -> bytes:
+    """The model's bytes, the same for the same model.
+
+    Raises:
+        ModelError: The inline weights do not fit into one protobuf message (2 GiB).
+    """
+    if proto.ByteSize() > PROTOBUF_LIMIT:
+        raise ModelError(
+            f"the model has {proto.ByteSize()} bytes in memory, and protobuf holds at most "
+            "2 GiB: save it with external data and pass the path"
+        )
+    try:
+        return proto.SerializeToString(deterministic=True)
+    except (ValueError, MemoryError) as error:
+        raise RunFailure(f"the model could not be serialised ({error})") from error
+
+
+def relocate(proto: onnx.ModelProto, locations: Mapping[str, str]) -> None:
+    """Points external tensors at new files: `locations` maps old location to new, in place."""
+    for tensor in _external_protos(proto):
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = locations[entry.value]
+
+
+def _external_protos(proto: onnx.ModelProto) -> Iterable[onnx.TensorProto]:
+    graphs = [proto.graph]
+    while graphs:
+        graph = graphs.pop()
+        tensors = list(graph.initializer)
+        for node in graph.node:
+            for attribute in node.attribute:
+                tensors += [attribute.t, *attribute.tensors]
+                graphs += [attribute.g, *attribute.graphs]
+        yield from (t for t in tensors if t.data_location == onnx.TensorProto.EXTERNAL)
+
+
+def passes_checker(proto: onnx.ModelProto) -> bool:
+    """Whether ONNX's own checker accepts the model; external weights are not read for it."""
+    subject = proto
+    if any(True for _ in _external_protos(proto)):
+        subject = onnx.ModelProto()
+        subject.CopyFrom(proto)
+        for tensor in _external_protos(subject):
+            # The checker wants some value, and does not compare its length with the shape.
+            tensor.ClearField("external_data")
+            tensor.ClearField("data_location")
+            tensor.raw_data = b"\0"
+    try:
+        onnx.checker.check_model(subject)
+    except (onnx.checker.ValidationError, ValueError, RuntimeError):
+        return False
+    return True

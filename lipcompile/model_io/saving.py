@@ -1,0 +1,106 @@
+"""Save a rendered model and its external data, or hand it back as the caller's kind."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+from lipcompile.atomic import copy_file, write_bytes
+from lipcompile.errors import OutputError
+from lipcompile.external_data import sampled_digest
+from lipcompile.model_io.reading import LoadedModel
+from lipcompile.model_io.rendering import relocate, serialize
+
+
+def give_back(source: LoadedModel, proto: onnx.ModelProto) -> Any:
+    """Returns `proto` as the kind of object that was handed in (for a path, a proto)."""
+    if source.kind == "ir":
+        model = ir.from_proto(proto)
+        if source.base_dir is not None:
+            ir.external_data.set_base_dir(model.graph, source.base_dir)
+        return model
+    if source.kind == "graphsurgeon":
+        import onnx_graphsurgeon
+
+        return onnx_graphsurgeon.import_onnx(proto)
+    return proto
+
+
+def check_output(output: Path, force: bool, inputs: tuple[Path, ...] = ()) -> None:
+    """Refuses an output that cannot or must not be written, before any long work starts.
+
+    Raises:
+        OutputError: `output` is a folder, one of `inputs`, exists without `force`, or its
+            folder is missing or not writable.
+    """
+    if output.is_dir():
+        raise OutputError(f"output '{output}' is a folder: name a file in it with -o")
+    for path in inputs:
+        if output.exists() and path.exists() and os.path.samefile(output, path):
+            raise OutputError(
+                f"output '{output}' is the input itself, which is never touched: "
+                "name another file with -o"
+            )
+    if output.exists() and not force:
+        raise OutputError(
+            f"output '{output}' exists: pass --force to replace it, or name another with -o"
+        )
+    if not output.parent.is_dir():
+        raise OutputError(f"folder '{output.parent}' does not exist: create it, or change -o")
+    if not os.access(output.parent, os.W_OK):
+        raise OutputError(f"folder '{output.parent}' is not writable: change -o")
+
+
+def save(source: LoadedModel, proto: onnx.ModelProto, output: Path) -> tuple[Path, ...]:
+    """Writes `proto` to `output`, and its external data beside it.
+
+    Data files are copied as they are, to `<name>.<digest>.data`: a name that depends on the
+    content, so that the old model and its data stay whole until the new model, written last,
+    takes its place.
+
+    Args:
+        source: The model that `proto` was rendered from.
+        proto: The edited model; its external locations are changed in place.
+        output: The file to write; replaced if it exists.
+
+    Returns:
+        The files that were written, the model first.
+    """
+    stale = _data_files_of(output)
+    targets = _data_names(source, output)
+    for location, target in targets.items():
+        copy_file(_path_of(source, location), target)
+    relocate(proto, {location: target.name for location, target in targets.items()})
+    write_bytes(output, serialize(proto))
+    for path in stale - set(targets.values()):
+        path.unlink(missing_ok=True)
+    return (output, *targets.values())
+
+
+def _path_of(source: LoadedModel, location: str) -> Path:
+    return next(item.path for item in source.external if item.location == location)
+
+
+def _data_names(source: LoadedModel, output: Path) -> dict[str, Path]:
+    digests: dict[str, hashlib._Hash] = {}
+    for item in source.external:
+        digest = digests.setdefault(item.location, hashlib.sha256(item.location.encode()))
+        digest.update(sampled_digest(item))
+    return {
+        location: output.with_name(f"{output.name}.{digest.hexdigest()[:8]}.data")
+        for location, digest in digests.items()
+    }
+
+
+def _data_files_of(output: Path) -> set[Path]:
+    """Data files that an earlier save of `output` wrote; no other file is ever removed."""
+    if not output.is_file():
+        return set()
+    ours = re.compile(re.escape(output.name) + r"\.[0-9a-f]{8}\.data")
+    return {path for path in output.parent.iterdir() if ours.fullmatch(path.name)}

@@ -1,0 +1,81 @@
+"""What LipCompile knows of operators: families by name, shared by sites, forms and passes."""
+
+from __future__ import annotations
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Operators whose constant weight makes them a linear layer.
+LINEAR_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+# Linear inside, but not rewritten: operator -> code and reason of the refusal.
+_QUANTISED = (
+    "quantised-operator",
+    "reads integers, and forged functions need floats: use QDQ",
+)
+_FUSED = ("fused-operator", "is a runtime's fused operator: export without its optimisation")
+_RECURRENT = ("recurrent", "is recurrent: its hidden state is no tensor of the graph")
+UNSUPPORTED_LINEAR = {
+    "QLinearConv": _QUANTISED,
+    "QLinearMatMul": _QUANTISED,
+    "ConvInteger": _QUANTISED,
+    "MatMulInteger": _QUANTISED,
+    "DynamicQuantizeMatMul": _QUANTISED,
+    "MatMulIntegerToFloat": _QUANTISED,
+    "MatMulNBits": _QUANTISED,
+    "MatMulBnb4": _QUANTISED,
+    "QGemm": _QUANTISED,
+    "QAttention": _QUANTISED,
+    "NhwcConv": _FUSED,
+    "FusedConv": _FUSED,
+    "FusedGemm": _FUSED,
+    "FusedMatMul": _FUSED,
+    "FusedMatMulActivation": _FUSED,
+    "GemmFastGelu": _FUSED,
+    "Attention": _FUSED,
+    "RNN": _RECURRENT,
+    "GRU": _RECURRENT,
+    "LSTM": _RECURRENT,
+    "DeformConv": ("deformable", "samples where its input says, so it is not linear in it"),
+    "Einsum": ("einsum", "is an Einsum with a constant operand: export it as MatMul"),
+}
+
+# Rearrange, repeat or drop elements of the data inputs; operands such as shapes are not data.
+SHAPE_ONLY = _names(
+    "Identity Reshape Flatten Transpose Squeeze Unsqueeze Expand Slice Split Gather Dropout "
+    "DepthToSpace SpaceToDepth Tile Concat Pad"
+)
+# Act on each element alone (or interpolate between elements) once other operands are constant.
+AFFINE_WITH_CONSTANT = _names(
+    "Add Sub Mul Div Neg Cast CastLike BatchNormalization QuantizeLinear DequantizeLinear "
+    "Clip Resize Upsample"
+)
+# Pointwise and not linear: what stands between FC1 and FC2.
+NONLINEAR = _names(
+    "Relu LeakyRelu PRelu Elu Selu Celu Gelu FastGelu QuickGelu BiasGelu Sigmoid "
+    "HardSigmoid HardSwish Swish Mish Softplus Softsign Tanh Erf ThresholdedRelu Pow Clip "
+    "Max Min Exp Where Abs Sqrt"
+)
+# Multiply two activations inside one operator, as attention does.
+ATTENTION_OPS = _names(
+    "Attention MultiHeadAttention GroupQueryAttention PackedMultiHeadAttention "
+    "DecoderMaskedMultiHeadAttention PagedAttention"
+)
+# Never negative, whatever the input.
+NONNEGATIVE = _names("Relu Sigmoid HardSigmoid Softmax Abs Exp Sqrt Softplus ThresholdedRelu")
+# Not negative when none of the data inputs is. (Pad and Resize may bring in other values.)
+KEEPS_SIGN = _names(
+    "Identity Reshape Flatten Transpose Squeeze Unsqueeze Slice Split Concat Dropout Add "
+    "Mul MaxPool AveragePool GlobalAveragePool GlobalMaxPool ReduceMean ReduceMax"
+)
+# Operators whose every input is data; of other shape-only operators only input 0 is.
+ALL_INPUTS_ARE_DATA = frozenset({"Concat", "Add", "Mul"})
+# Give another result each time, so that a weight made by them is not constant.
+RANDOM = _names(
+    "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli"
+)
+STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
+# Prefix of every node and value that LipCompile inserts, and of its metadata keys.
+MARK = "lipcompile"

@@ -1,0 +1,255 @@
+"""Results that print themselves and become JSON: `Inspection` and `HardenResult`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lipcompile.calibration.table import CalibrationTable
+from lipcompile.checks import Agreement
+from lipcompile.forged import ForgedFunction
+from lipcompile.linear_layers import LinearLayer, Refusal
+from lipcompile.passes.insert_forged import SitePlan
+from lipcompile.sites import Selection, Site
+from lipcompile.text import count, number, percent, power_of_two, table
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """One linear layer and what becomes of it.
+
+    Attributes:
+        layer: Name of the layer.
+        op_type: Its operator.
+        selected: Whether it is, or would be, forged.
+        tensor: The site that feeds it; None for a refused layer.
+        dtype: Element type of the site.
+        weight: How its weight is stored.
+        absmax: Calibrated max |x| at the site, if known.
+        c: Threshold, if known.
+        encoding: Operators that compute the forged function, if chosen.
+        code: Refusal in one word; None for a selected layer.
+        reason: Refusal in one clause.
+    """
+
+    layer: str
+    op_type: str
+    selected: bool
+    tensor: str | None = None
+    dtype: str | None = None
+    weight: str | None = None
+    absmax: float | None = None
+    c: float | None = None
+    encoding: str | None = None
+    code: str | None = None
+    reason: str | None = None
+
+
+def layer_rows(selection: Selection, plans: Sequence[SitePlan] = ()) -> tuple[LayerRow, ...]:
+    """One row per linear layer, in graph order."""
+    by_tensor = {plan.site.tensor: plan for plan in plans}
+    rows = [(r.position, _refused(r)) for r in selection.refusals]
+    for site in selection.sites:
+        plan = by_tensor.get(site.tensor)
+        rows += [(layer.position, _selected(layer, site, plan)) for layer in site.layers]
+    return tuple(row for _, row in sorted(rows, key=lambda item: item[0]))
+
+
+def _refused(refusal: Refusal) -> LayerRow:
+    return LayerRow(
+        refusal.layer, refusal.op_type, False, code=refusal.code, reason=refusal.reason
+    )
+
+
+def _selected(layer: LinearLayer, site: Site, plan: SitePlan | None) -> LayerRow:
+    return LayerRow(
+        layer.name,
+        layer.node.op_type,
+        True,
+        tensor=site.tensor,
+        dtype=site.dtype,
+        weight=layer.weight_form,
+        absmax=plan.absmax if plan else None,
+        c=plan.c if plan else None,
+        encoding=plan.encoding.label if plan else None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What `inspect` finds in a model.
+
+    Attributes:
+        model: Name of the model.
+        digest: Digest of what it computes.
+        opset: Version of the default operator set.
+        rule: Selection rule.
+        rows: One row per linear layer, in graph order.
+        inlined: Local functions that hardening would inline.
+        provenance: `lipcompile.*` metadata, for a hardened model.
+    """
+
+    model: str
+    digest: str
+    opset: int
+    rule: str
+    rows: tuple[LayerRow, ...]
+    inlined: tuple[str, ...]
+    provenance: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "digest": self.digest,
+            "opset": self.opset,
+            "rule": self.rule,
+            "layers": [asdict(row) for row in self.rows],
+            "inlined": list(self.inlined),
+            "provenance": self.provenance,
+        }
+
+    def __str__(self) -> str:
+        chosen = [row for row in self.rows if row.selected]
+        sites = len({row.tensor for row in chosen})
+        cells = [
+            (
+                row.layer,
+                row.op_type,
+                row.tensor or "",
+                row.dtype or "",
+                row.weight or "",
+                "forge" if row.selected else f"leave: {row.code} ({row.reason})",
+            )
+            for row in self.rows
+        ]
+        lines = [f"{self.model}: opset {self.opset}, {self.digest[:19]}, rule {self.rule}"]
+        if self.inlined:
+            lines.append(f"local functions to inline: {', '.join(self.inlined)}")
+        if self.provenance:
+            form, c_r = (self.provenance.get(f"lipcompile.{k}", "?") for k in ("form", "c_r"))
+            lines.append(f"hardened already: form {form}, c_r {c_r}")
+        lines.append("")
+        lines += table(("layer", "operator", "input", "type", "weight", "decision"), cells)
+        left = len(self.rows) - len(chosen)
+        lines += ["", f"{count(chosen, 'layer')} at {sites} sites to forge, {left} left alone"]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class HardenResult:
+    """What `harden` did.
+
+    Attributes:
+        model: The hardened model, as the kind of object that was handed in; for a path, the
+            path of the file that was written, or None after a dry run.
+        name: Name of the original.
+        output: The file that was written, if any.
+        files: Every file that was written, the model first.
+        form: The forged function.
+        c_r: Relative threshold.
+        table: The calibration table.
+        rows: One row per linear layer, in graph order.
+        agreement: Outputs against the original's, or None without calibration data.
+        inlined: Local functions that were inlined.
+        dry_run: Nothing was written.
+    """
+
+    model: Any
+    name: str
+    output: Path | None
+    files: tuple[Path, ...]
+    form: ForgedFunction
+    c_r: float
+    table: CalibrationTable
+    rows: tuple[LayerRow, ...]
+    agreement: Agreement | None
+    inlined: tuple[str, ...] = ()
+    dry_run: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "model": self.name,
+            "output": str(self.output) if self.output else None,
+            "files": [str(path) for path in self.files],
+            "form": {"name": self.form.name, **self.form.parameters()},
+            "c_r": self.c_r,
+            "layers": [asdict(row) for row in self.rows],
+            "agreement": self.agreement.to_json() if self.agreement else None,
+            "inlined": list(self.inlined),
+            "dry_run": self.dry_run,
+            "calibration": {
+                key: value for key, value in self.table.to_json().items() if key != "sites"
+            },
+        }
+
+    def __str__(self) -> str:
+        parts = [self._headline(), *describe_calibration(self.table), ""]
+        parts += table(
+            ("layer", "operator", "input", "absmax", "c", "encoding"),
+            [self._cells(row) for row in self.rows],
+        )
+        return "\n".join([*parts, "", *self._summary()])
+
+    def _headline(self) -> str:
+        parameters = ", ".join(f"{k} = {v:g}" for k, v in self.form.parameters().items())
+        form = self.form.name + (f" ({parameters})" if parameters else "")
+        return f"{self.name}: form {form}, c_r = {power_of_two(self.c_r)}"
+
+    @staticmethod
+    def _cells(row: LayerRow) -> tuple[str, ...]:
+        if not row.selected:
+            return (
+                row.layer,
+                row.op_type,
+                "",
+                "",
+                "",
+                f"left alone: {row.code} ({row.reason})",
+            )
+        assert row.tensor and row.encoding and row.absmax is not None and row.c is not None
+        values = (number(row.absmax), number(row.c))
+        return (row.layer, row.op_type, row.tensor, *values, row.encoding)
+
+    def _summary(self) -> list[str]:
+        chosen = [row for row in self.rows if row.selected]
+        sites = len({row.tensor for row in chosen})
+        left = len(self.rows) - len(chosen)
+        lines = [f"{count(chosen, 'layer')} at {sites} sites forged, {left} left alone"]
+        if self.inlined:
+            lines.append(f"local functions inlined: {', '.join(self.inlined)}")
+        lines.append(self._agreement_line())
+        if self.dry_run:
+            lines.append("dry run: nothing was written")
+        for path in self.files:
+            lines.append(f"wrote '{path}' ({path.stat().st_size:,} bytes)")
+        return lines
+
+    def _agreement_line(self) -> str:
+        if self.agreement is None:
+            return "agreement with the original: not measured (no calibration data given)"
+        n = self.agreement.samples
+        difference = f"largest output difference {percent(self.agreement.max_difference)}"
+        if self.agreement.top1 is None:
+            return f"on {n} calibration samples: {difference} (no class scores to compare)"
+        where = f"top-1 agreement with the original on {n} calibration samples"
+        return f"{where}: {percent(self.agreement.top1)}; {difference}"
+
+
+def describe_calibration(record: CalibrationTable) -> list[str]:
+    """Two or three lines on what a table was measured on."""
+    data = record.data
+    state = "" if record.complete else " (interrupted: not all samples were seen)"
+    lines = [f"calibrated on {data.samples} samples of '{data.label}' ({data.kind}){state}"]
+    if data.kind == "random":
+        lines.append("the data is random: thresholds say nothing about real inputs")
+    left_out = len(data.unreadable) + len(data.nonfinite)
+    if left_out:
+        lines.append(
+            f"{left_out} samples left out: {len(data.unreadable)} unreadable, "
+            f"{len(data.nonfinite)} not finite"
+        )
+    for name, (low, high) in sorted(record.input_range.items()):
+        lines.append(f"input '{name}' in [{number(low)}, {number(high)}]")
+    return lines

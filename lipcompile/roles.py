@@ -1,0 +1,178 @@
+"""Which role a linear layer plays: stem, head, attention projection, FC1 or FC2.
+
+Every analysis is one walk over the graph, linear in its size, and needs no order of the nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import onnx_ir as ir
+
+from lipcompile.linear_layers import Constants, LinearLayer
+from lipcompile.ops import (
+    AFFINE_WITH_CONSTANT,
+    ALL_INPUTS_ARE_DATA,
+    ATTENTION_OPS,
+    NONLINEAR,
+    SHAPE_ONLY,
+)
+
+Layers = Mapping[ir.Node, LinearLayer]
+
+
+def data_inputs(node: ir.Node, constants: Constants) -> list[ir.Value]:
+    """Inputs that carry activations: not constants, not shapes, not operands such as axes."""
+    inputs = node.inputs
+    if node.op_type in SHAPE_ONLY and node.op_type not in ALL_INPUTS_ARE_DATA:
+        inputs = inputs[:1]
+    return [v for v in inputs if v is not None and v not in constants.static]
+
+
+def is_passive(node: ir.Node, constants: Constants) -> bool:
+    """Shape-only, or elementwise with constants: bias, scale, split, normalisation."""
+    if node.op_type in SHAPE_ONLY:
+        return True
+    return node.op_type in AFFINE_WITH_CONSTANT and len(data_inputs(node, constants)) == 1
+
+
+def _backward(
+    start: Iterable[ir.Value],
+    through: Callable[[ir.Node], bool],
+    follow: Callable[[ir.Node], Iterable[ir.Value]],
+) -> tuple[set[ir.Node], set[ir.Value]]:
+    """Walks to producers while `through` holds.
+
+    Returns:
+        The nodes at which the walk stopped, and the graph inputs that it reached.
+    """
+    seen, stops, sources = set(start), set[ir.Node](), set[ir.Value]()
+    queue = list(seen)
+    while queue:
+        value = queue.pop()
+        node = value.producer()
+        if node is None:
+            sources.add(value)
+        elif not through(node):
+            stops.add(node)
+        else:
+            fresh = [v for v in follow(node) if v not in seen]
+            seen.update(fresh)
+            queue += fresh
+    return stops, sources
+
+
+def stem_layers(graph: ir.Graph, layers: Layers, constants: Constants) -> set[ir.Node]:
+    """Layers fed by graph inputs through shape-only or constant-elementwise operators."""
+    touched = {v for v in graph.inputs if v not in constants.fixed}
+    missing: dict[ir.Node, int] = {}
+    queue = list(touched)
+    stems: set[ir.Node] = set()
+    while queue:
+        value = queue.pop()
+        for node, index in value.uses():
+            if node in layers:
+                if layers[node].data_index == index:
+                    stems.add(node)
+            elif is_passive(node, constants):
+                data = data_inputs(node, constants)
+                missing[node] = missing.get(node, len(data)) - data.count(value)
+                fresh = [v for v in node.outputs if missing[node] <= 0 and v not in touched]
+                touched.update(fresh)
+                queue += fresh
+    return stems
+
+
+def head_layers(graph: ir.Graph, layers: Layers, constants: Constants) -> set[ir.Node]:
+    """The last linear layers before a graph output.
+
+    A layer is one if a graph output depends on it through no other linear layer, and either
+    (1) no linear layer depends on it, or
+    (2) the output is its result up to unary and constant-elementwise operators.
+    Without this, every layer that writes to a residual stream would be the head of a model
+    that ends without a classifier.
+    """
+
+    def is_free(node: ir.Node) -> bool:
+        return node not in layers
+
+    def every(node: ir.Node) -> list[ir.Value]:
+        return [v for v in node.inputs if v is not None]
+
+    def is_unary(node: ir.Node) -> bool:
+        return node not in layers and len(data_inputs(node, constants)) == 1
+
+    def data(node: ir.Node) -> list[ir.Value]:
+        return data_inputs(node, constants)
+
+    before_output, _ = _backward(graph.outputs, is_free, every)
+    fed = [v for node in layers for v in node.inputs if v is not None]
+    before_layer, _ = _backward(fed, is_free, every)
+    direct, _ = _backward(graph.outputs, is_unary, data)
+    return {n for n in before_output if n in layers and (n not in before_layer or n in direct)}
+
+
+def attention_layers(graph: ir.Graph, layers: Layers, constants: Constants) -> set[ir.Node]:
+    """Layers next to a product of two activations: query, key, value, output projections."""
+    cores = [n for n in graph if n not in layers and _is_attention_core(n, constants)]
+
+    def passive(node: ir.Node) -> bool:
+        return node not in layers and is_passive(node, constants)
+
+    def data(node: ir.Node) -> list[ir.Value]:
+        return data_inputs(node, constants)
+
+    stops, _ = _backward([v for n in cores for v in data(n)], passive, data)
+    return (stops & set(layers)) | _reached_from(cores, layers, constants)
+
+
+def _is_attention_core(node: ir.Node, constants: Constants) -> bool:
+    if node.op_type in ATTENTION_OPS:
+        return True
+    operands = [v for v in node.inputs[:2] if v is not None and v not in constants.static]
+    return node.op_type in ("MatMul", "Gemm", "Einsum") and len(operands) == 2
+
+
+def _reached_from(
+    cores: Iterable[ir.Node], layers: Layers, constants: Constants
+) -> set[ir.Node]:
+    queue = [v for node in cores for v in node.outputs]
+    seen = set(queue)
+    found: set[ir.Node] = set()
+    while queue:
+        for node, index in queue.pop().uses():
+            if node in layers:
+                if layers[node].data_index == index:
+                    found.add(node)
+            elif is_passive(node, constants):
+                fresh = [v for v in node.outputs if v not in seen]
+                seen.update(fresh)
+                queue += fresh
+    return found
+
+
+def mlp_layers(layers: Layers, constants: Constants) -> set[ir.Node]:
+    """FC1 / FC2 pairs: dense layers with nothing but a pointwise activation between them."""
+    dense = {n for n in layers if n.op_type in ("Gemm", "MatMul")}
+    found: set[ir.Node] = set()
+    for node in dense:
+        sources = _dense_before(layers[node].data, dense, constants)
+        if sources:
+            found |= {node} | sources
+    return found
+
+
+def _dense_before(value: ir.Value, dense: set[ir.Node], constants: Constants) -> set[ir.Node]:
+    """FC1 of the FC2 that `value` feeds; empty when anything else lies in between."""
+    nonlinear = False
+
+    def pointwise(node: ir.Node) -> bool:
+        nonlocal nonlinear
+        gate = node.op_type == "Mul" and len(data_inputs(node, constants)) == 2
+        nonlinear |= node.op_type in NONLINEAR or gate
+        arithmetic = node.op_type in ("Add", "Sub", "Mul", "Div")
+        known = node.op_type in NONLINEAR or is_passive(node, constants) or arithmetic
+        return node not in dense and known
+
+    stops, sources = _backward([value], pointwise, lambda n: data_inputs(n, constants))
+    return stops if nonlinear and not sources and stops <= dense else set()

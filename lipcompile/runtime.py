@@ -1,0 +1,216 @@
+"""ONNX Runtime sessions: providers, threads, external weights. The only module that imports
+it.
+
+ONNX Runtime falls back to the CPU with a mere warning when a provider cannot start, so what
+was asked for is compared with what is active.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from lipcompile.errors import (
+    MissingExtraError,
+    ModelError,
+    OptionError,
+    ProviderError,
+    RunFailure,
+)
+
+_SHORT_NAMES = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "rocm": "ROCMExecutionProvider",
+    "migraphx": "MIGraphXExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "directml": "DmlExecutionProvider",
+    "qnn": "QNNExecutionProvider",
+}
+PACKAGES = ("onnxruntime", "onnxruntime-gpu")
+_WARNING, _ERROR = 2, 3  # ONNX Runtime's log levels
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeOptions:
+    """How to run a model.
+
+    Attributes:
+        providers: Execution providers in order of preference: "cpu", "cuda", "tensorrt", ...
+            or ONNX Runtime's own names. Every one but the CPU must be active.
+        allow_cpu_fallback: Run on the CPU when a provider is not active.
+        threads: Intra-operator threads; 0 lets ONNX Runtime choose.
+        optimize: Whether ONNX Runtime optimises the graph.
+        verbose: Let ONNX Runtime's warnings through.
+    """
+
+    providers: tuple[str, ...] = ("cpu",)
+    allow_cpu_fallback: bool = False
+    threads: int = 0
+    optimize: bool = True
+    verbose: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.providers:
+            raise OptionError(
+                "no execution provider is named: use for example --providers cpu"
+            )
+        for name in self.providers:
+            provider_name(name)
+        if self.threads < 0:
+            raise OptionError(f"threads = {self.threads} is negative: use 0 for automatic")
+
+
+def provider_name(name: str) -> str:
+    """ONNX Runtime's name of a provider.
+
+    Raises:
+        OptionError: No such provider is known.
+    """
+    full = _SHORT_NAMES.get(name.strip().lower(), name.strip())
+    if full not in _SHORT_NAMES.values():
+        raise OptionError(
+            f"execution provider '{name}' is unknown: use one of {', '.join(_SHORT_NAMES)}"
+        )
+    return full
+
+
+def load_onnxruntime() -> ModuleType:
+    """Imports onnxruntime, or says which extra brings it.
+
+    Raises:
+        MissingExtraError: It is not installed, or does not start.
+    """
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        installed = [name for name in PACKAGES if package_version(name)]
+        if len(installed) == 2:
+            raise MissingExtraError(
+                f"onnxruntime does not import, and both {' and '.join(installed)} are "
+                "installed, which overwrite each other: pip uninstall both, then "
+                'pip install "lipcompile[cpu]" or "lipcompile[gpu]"'
+            ) from error
+        raise MissingExtraError(
+            f"running a model needs ONNX Runtime, which does not import ({error}): "
+            'pip install "lipcompile[cpu]" or "lipcompile[gpu]"'
+        ) from error
+
+
+def package_version(name: str) -> str | None:
+    """The installed version of a distribution, or None."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+class Session:
+    """A loaded model, ready to run."""
+
+    def __init__(self, native: Any, requested: Sequence[str]) -> None:
+        self._native = native
+        self.requested = tuple(requested)
+        self.providers: tuple[str, ...] = tuple(native.get_providers())
+        self.outputs: tuple[str, ...] = tuple(o.name for o in native.get_outputs())
+
+    def run(
+        self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """Runs the model.
+
+        Args:
+            outputs: Names of the outputs to fetch.
+            feeds: Complete inputs by name, batch axis included.
+
+        Raises:
+            RunFailure: ONNX Runtime could not run the model on these inputs.
+        """
+        try:
+            results = self._native.run(list(outputs), dict(feeds))
+        except Exception as error:  # its exceptions share no base class but this one
+            shapes = ", ".join(f"'{k}' {v.dtype} {list(v.shape)}" for k, v in feeds.items())
+            raise RunFailure(
+                f"ONNX Runtime could not run the model on {shapes}: {_first_line(error)}"
+            ) from error
+        return dict(zip(outputs, results, strict=True))
+
+
+def open_session(
+    model: bytes | Path, options: RuntimeOptions, base_dir: Path | None = None
+) -> Session:
+    """Loads a model into ONNX Runtime.
+
+    Args:
+        model: Serialised model, or its path.
+        options: Providers, threads, logging.
+        base_dir: For a serialised model, the folder of its external weights.
+
+    Raises:
+        ProviderError: A provider that was asked for is not active.
+        ModelError: ONNX Runtime refuses the model.
+    """
+    ort = load_onnxruntime()
+    providers = _available(ort, options)
+    native = ort.SessionOptions()
+    native.intra_op_num_threads = options.threads
+    native.log_severity_level = _WARNING if options.verbose else _ERROR
+    if not options.optimize:
+        native.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if base_dir is not None and isinstance(model, bytes):
+        key = "session.model_external_initializers_file_folder_path"
+        native.add_session_config_entry(key, os.fspath(base_dir.resolve()))
+    source = model if isinstance(model, bytes) else os.fspath(model)
+    try:
+        session = Session(ort.InferenceSession(source, native, providers=providers), providers)
+    except Exception as error:  # its exceptions share no base class but this one
+        raise ModelError(
+            f"ONNX Runtime {ort.__version__} does not load the model: {_first_line(error)}"
+        ) from error
+    _check_active(session, options)
+    return session
+
+
+def _available(ort: ModuleType, options: RuntimeOptions) -> list[str]:
+    wanted = [provider_name(name) for name in options.providers]
+    available = ort.get_available_providers()
+    missing = [name for name in wanted if name not in available]
+    if missing and not options.allow_cpu_fallback:
+        raise ProviderError(_inactive(missing[0], available))
+    kept = [name for name in wanted if name in available]
+    return kept if "CPUExecutionProvider" in kept else [*kept, "CPUExecutionProvider"]
+
+
+def _check_active(session: Session, options: RuntimeOptions) -> None:
+    for name in session.requested:
+        if name not in session.providers and not options.allow_cpu_fallback:
+            raise ProviderError(_inactive(name, session.providers))
+
+
+def _inactive(name: str, active: Sequence[str]) -> str:
+    double = all(package_version(package) for package in PACKAGES)
+    cause = (
+        "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: "
+        'uninstall both, then pip install "lipcompile[gpu]"'
+        if double
+        else 'see "lipcompile doctor"; a GPU needs pip install "lipcompile[gpu]"'
+    )
+    return (
+        f"execution provider '{name}' was asked for and is not active (active: "
+        f"{', '.join(active)}): {cause}, or pass --allow-cpu-fallback"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0][:400] if lines else type(error).__name__
