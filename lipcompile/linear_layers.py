@@ -7,12 +7,13 @@ Transpose, Reshape, DequantizeLinear, ConstantOfShape, ...).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from lipcompile.ops import LINEAR_OPS, MARK, RANDOM, STANDARD_DOMAINS, UNSUPPORTED_LINEAR
+from lipcompile.ops import LINEAR_OPS, MARK, QDQ, RANDOM, STANDARD_DOMAINS, UNSUPPORTED_LINEAR
 
 _Verdict = tuple[str, str]  # code and reason of a refusal
 
@@ -80,20 +81,21 @@ class Constants:
 
 def find_constants(graph: ir.Graph) -> Constants:
     """Propagates constness forward, in time linear in the size of the graph."""
-    roots = [*graph.initializers.values()]
-    roots += [v for n in graph if n.op_type == "Constant" for v in n.outputs]
-    fixed = _propagate(graph, roots)
-    shapes = [v for n in graph if n.op_type in ("Shape", "Size") for v in n.outputs]
-    return Constants(fixed, _propagate(graph, [*fixed, *shapes]))
+    nodes = list(graph.all_nodes())
+    roots = [v for g in (graph, *graph.subgraphs()) for v in g.initializers.values()]
+    roots += [v for n in nodes if n.op_type == "Constant" for v in n.outputs]
+    fixed = _propagate(roots)
+    shapes = [v for n in nodes if n.op_type in ("Shape", "Size") for v in n.outputs]
+    return Constants(fixed, _propagate([*fixed, *shapes]))
 
 
-def _propagate(graph: ir.Graph, roots: Iterable[ir.Value]) -> frozenset[ir.Value]:
+def _propagate(roots: Iterable[ir.Value]) -> frozenset[ir.Value]:
     reached = set(roots)
     queue = list(reached)
     missing: dict[ir.Node, int] = {}
     while queue:
         for node, _ in queue.pop().uses():
-            if node.graph is not graph or not _is_foldable(node):
+            if not _is_foldable(node):
                 continue
             known = missing.get(node, sum(v is not None for v in node.inputs))
             missing[node] = known - 1
@@ -105,7 +107,9 @@ def _propagate(graph: ir.Graph, roots: Iterable[ir.Value]) -> frozenset[ir.Value
 
 
 def _is_foldable(node: ir.Node) -> bool:
-    if node.domain not in STANDARD_DOMAINS or node.op_type in RANDOM:
+    # ONNX Runtime's tools write 4- and 16-bit Q / DQ in a domain of their own.
+    known = node.domain in STANDARD_DOMAINS or node.op_type in QDQ
+    if not known or node.op_type in RANDOM:
         return False
     graphs = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
     return not any(a.type in graphs for a in node.attributes.values())
@@ -115,31 +119,39 @@ def find_linear_layers(
     model: ir.Model, constants: Constants
 ) -> tuple[list[LinearLayer], list[Refusal]]:
     """Every linear layer in graph order, and apart those that can never be rewritten."""
-    layers: list[LinearLayer] = []
-    refusals: list[Refusal] = []
+    found = []
     for position, node in enumerate(model.graph.all_nodes()):
         inside = node.graph is not model.graph
-        found = _in_subgraph(node) if inside else _classify(node, constants, position)
-        if isinstance(found, LinearLayer):
-            layers.append(found)
-        elif found is not None:
-            refusals.append(Refusal(layer_name(node), node.op_type, *found, position))
-    return _with_unique_names(layers), refusals
+        verdict = (
+            _in_subgraph(node, constants) if inside else _classify(node, constants, position)
+        )
+        if verdict is not None:
+            found.append((position, node, verdict))
+    names = _unique_names([node for _, node, _ in found])
+    layers: list[LinearLayer] = []
+    refusals: list[Refusal] = []
+    for position, node, verdict in found:
+        if isinstance(verdict, LinearLayer):
+            layers.append(replace(verdict, name=names[node]))
+        else:
+            refusals.append(Refusal(names[node], node.op_type, *verdict, position))
+    return layers, refusals
 
 
-def _in_subgraph(node: ir.Node) -> _Verdict | None:
-    if node.op_type not in LINEAR_OPS:
-        return None
-    return "subgraph", "stands inside a subgraph (the body of an If, Loop or Scan)"
+def _in_subgraph(node: ir.Node, constants: Constants) -> _Verdict | None:
+    if node.op_type in LINEAR_OPS:
+        linear = not set(node.inputs[:2]) <= constants.fixed
+    else:
+        linear = node.op_type in UNSUPPORTED_LINEAR and bool(_unsupported(node, constants))
+    reason = ("subgraph", "stands inside a subgraph (the body of an If, Loop or Scan)")
+    return reason if linear else None
 
 
 def _classify(
     node: ir.Node, constants: Constants, position: int
 ) -> LinearLayer | _Verdict | None:
-    if node.op_type in UNSUPPORTED_LINEAR:
-        return _unsupported(node, constants)
     if node.op_type not in LINEAR_OPS or node.domain not in STANDARD_DOMAINS:
-        return None
+        return _unsupported(node, constants)
     operands = list(node.inputs[:2])
     if len(operands) < 2 or None in operands or set(operands) <= constants.fixed:
         return None
@@ -159,7 +171,7 @@ def _classify(
 
 
 def _obstacle(data: ir.Value, dtype: str | None) -> _Verdict | None:
-    producer = data.producer()
+    producer = site_value(data).producer()
     if dtype is None:
         hint = "run onnx.shape_inference first"
         return "unknown-type", f"the element type of its weight cannot be told: {hint}"
@@ -177,7 +189,21 @@ def _unsupported(node: ir.Node, constants: Constants) -> _Verdict | None:
         return None  # the standard operator holds no weight
     if not any(v in constants.fixed for v in node.inputs if v is not None):
         return None
-    return UNSUPPORTED_LINEAR[node.op_type]
+    if node.op_type in LINEAR_OPS:
+        return "foreign-domain", f"is an operator of '{node.domain}', not of ONNX itself"
+    return UNSUPPORTED_LINEAR.get(node.op_type)
+
+
+def site_value(data: ir.Value) -> ir.Value:
+    """The tensor to forge: `data`, or in a QDQ model what QuantizeLinear reads."""
+    dequantize = data.producer()
+    if dequantize is None or dequantize.op_type != "DequantizeLinear":
+        return data
+    quantised = dequantize.inputs[0]
+    quantize = quantised.producer() if quantised is not None else None
+    if quantize is None or quantize.op_type != "QuantizeLinear" or quantize.inputs[0] is None:
+        return data
+    return quantize.inputs[0]
 
 
 def is_forged(node: ir.Node) -> bool:
@@ -190,17 +216,14 @@ def layer_name(node: ir.Node) -> str:
     return node.name or node.outputs[0].name or node.op_type
 
 
-def _with_unique_names(layers: list[LinearLayer]) -> list[LinearLayer]:
-    """Names repeated by the exporter are told apart by their output's name."""
-    counts: dict[str, int] = {}
-    for layer in layers:
-        counts[layer.name] = counts.get(layer.name, 0) + 1
-    return [
-        replace(layer, name=f"{layer.name}@{layer.node.outputs[0].name}")
-        if counts[layer.name] > 1
-        else layer
-        for layer in layers
-    ]
+def _unique_names(nodes: Sequence[ir.Node]) -> dict[ir.Node, str]:
+    """Names repeated by the exporter are told apart by the outputs' names."""
+    counts = Counter(layer_name(node) for node in nodes)
+    return {
+        node: f"{name}@{node.outputs[0].name}" if counts[name] > 1 else name
+        for node in nodes
+        for name in [layer_name(node)]
+    }
 
 
 def _weight_form(weight: ir.Value) -> str:
@@ -251,5 +274,5 @@ def _type_from_attributes(node: ir.Node) -> ir.DataType | None:
 
 def _type_source(node: ir.Node) -> ir.Value | None:
     """The input whose element type the output has."""
-    index = 1 if node.op_type in ("DequantizeLinear", "CastLike") else 0
+    index = 1 if node.op_type in ("DequantizeLinear", "CastLike", "Where") else 0
     return node.inputs[index] if len(node.inputs) > index else None

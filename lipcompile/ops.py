@@ -76,6 +76,7 @@ ALL_INPUTS_ARE_DATA = frozenset({"Concat", "Add", "Mul"})
 RANDOM = _names(
     "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli"
 )
+QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
 STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 # Prefix of every node and value that LipCompile inserts, and of its metadata keys.
 MARK = "lipcompile"

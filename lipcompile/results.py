@@ -185,7 +185,7 @@ class HardenResult:
         }
 
     def __str__(self) -> str:
-        parts = [self._headline(), *describe_calibration(self.table), ""]
+        parts = [self._headline(), *self.table.summary(), ""]
         parts += table(
             ("layer", "operator", "input", "absmax", "c", "encoding"),
             [self._cells(row) for row in self.rows],
@@ -235,21 +235,3 @@ class HardenResult:
             return f"on {n} calibration samples: {difference} (no class scores to compare)"
         where = f"top-1 agreement with the original on {n} calibration samples"
         return f"{where}: {percent(self.agreement.top1)}; {difference}"
-
-
-def describe_calibration(record: CalibrationTable) -> list[str]:
-    """Two or three lines on what a table was measured on."""
-    data = record.data
-    state = "" if record.complete else " (interrupted: not all samples were seen)"
-    lines = [f"calibrated on {data.samples} samples of '{data.label}' ({data.kind}){state}"]
-    if data.kind == "random":
-        lines.append("the data is random: thresholds say nothing about real inputs")
-    left_out = len(data.unreadable) + len(data.nonfinite)
-    if left_out:
-        lines.append(
-            f"{left_out} samples left out: {len(data.unreadable)} unreadable, "
-            f"{len(data.nonfinite)} not finite"
-        )
-    for name, (low, high) in sorted(record.input_range.items()):
-        lines.append(f"input '{name}' in [{number(low)}, {number(high)}]")
-    return lines

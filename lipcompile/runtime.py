@@ -37,6 +37,7 @@ _SHORT_NAMES = {
     "directml": "DmlExecutionProvider",
     "qnn": "QNNExecutionProvider",
 }
+PROVIDERS = frozenset(_SHORT_NAMES.values())
 PACKAGES = ("onnxruntime", "onnxruntime-gpu")
 _WARNING, _ERROR = 2, 3  # ONNX Runtime's log levels
 
@@ -78,7 +79,7 @@ def provider_name(name: str) -> str:
         OptionError: No such provider is known.
     """
     full = _SHORT_NAMES.get(name.strip().lower(), name.strip())
-    if full not in _SHORT_NAMES.values():
+    if full not in PROVIDERS:
         raise OptionError(
             f"execution provider '{name}' is unknown: use one of {', '.join(_SHORT_NAMES)}"
         )

@@ -24,6 +24,7 @@ from lipcompile.linear_layers import (
     Refusal,
     find_constants,
     find_linear_layers,
+    site_value,
 )
 from lipcompile.ops import KEEPS_SIGN, LINEAR_OPS, NONNEGATIVE
 from lipcompile.roles import (
@@ -233,18 +234,6 @@ def _group(layers: Sequence[LinearLayer], constants: Constants) -> tuple[Site, .
         Site(value, tuple(group), group[0].dtype, is_nonnegative(value, constants))
         for value, group in groups.items()
     )
-
-
-def site_value(data: ir.Value) -> ir.Value:
-    """The tensor to forge: `data`, or in a QDQ model what QuantizeLinear reads."""
-    dequantize = data.producer()
-    if dequantize is None or dequantize.op_type != "DequantizeLinear":
-        return data
-    quantised = dequantize.inputs[0]
-    quantize = quantised.producer() if quantised is not None else None
-    if quantize is None or quantize.op_type != "QuantizeLinear" or quantize.inputs[0] is None:
-        return data
-    return quantize.inputs[0]
 
 
 def is_nonnegative(value: ir.Value, constants: Constants) -> bool:

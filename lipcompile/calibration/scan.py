@@ -11,9 +11,10 @@ import numpy as np
 import onnx_ir as ir
 
 from lipcompile import model_io, runtime
-from lipcompile.calibration.array_files import Sample
 from lipcompile.calibration.batches import Batcher
-from lipcompile.calibration.preprocess import Preprocess, resolve
+from lipcompile.calibration.preprocess import Preprocess
+from lipcompile.calibration.resolve_preprocess import resolve
+from lipcompile.calibration.samples import Sample
 from lipcompile.calibration.sources import Source, open_source
 from lipcompile.calibration.table import (
     CalibrationTable,

@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from lipcompile.atomic import write_bytes
+from lipcompile.calibration.preprocess import Preprocess
 from lipcompile.errors import TableError
+from lipcompile.text import number
+from lipcompile.text import table as text_table
 
 FORMAT = "lipcompile.calibration/1"
 _MAX_BYTES = 256 << 20
@@ -141,6 +144,33 @@ class CalibrationTable:
 
     def _encode(self) -> bytes:
         return (json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n").encode()
+
+    def summary(self) -> list[str]:
+        """What the table was measured on, in a few lines for people."""
+        data = self.data
+        state = "" if self.complete else " (interrupted: not all samples were seen)"
+        lines = [
+            f"calibrated on {data.samples} samples of '{data.label}' ({data.kind}){state}"
+        ]
+        if data.kind == "random":
+            lines.append("the data is random: thresholds say nothing about real inputs")
+        if data.unreadable or data.nonfinite:
+            lines.append(
+                f"left out: {len(data.unreadable)} unreadable and {len(data.nonfinite)} "
+                "non-finite samples"
+            )
+        if self.preprocess is not None:
+            lines.append(f"images: {Preprocess.from_json(self.preprocess)}")
+        for name, (low, high) in sorted(self.input_range.items()):
+            lines.append(f"input '{name}' in [{number(low)}, {number(high)}]")
+        return lines
+
+    def __str__(self) -> str:
+        rows = [(site.tensor, site.dtype, number(site.absmax)) for site in self.sites]
+        listed = text_table(("input of a linear layer", "type", "absmax"), rows)
+        return "\n".join(
+            [f"{self.model}: {self.model_digest[:19]}", *self.summary(), "", *listed]
+        )
 
     def save(self, path: Path) -> None:
         """Writes the table as JSON, atomically."""

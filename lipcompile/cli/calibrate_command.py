@@ -1,0 +1,78 @@
+"""lipcompile calibrate"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lipcompile.cli.options import (
+    data_flags,
+    image_flags,
+    output_flags,
+    runtime_flags,
+    runtime_from,
+    scan_from,
+    selection_flags,
+    selector_from,
+)
+from lipcompile.cli.show import progress, show
+from lipcompile.compiler import calibrate
+
+
+@click.command("calibrate")
+@click.argument("model")
+@click.option(
+    "--calib",
+    required=True,
+    metavar="DATA",
+    help="Calibration data: a folder of images, a list file, .npy, .npz, or random:N.",
+)
+@click.option(
+    "-o",
+    "--output",
+    metavar="JSON",
+    help="Where to write the table.  [default: MODEL with the ending .table.json]",
+)
+@click.option("--force", is_flag=True, help="Replace an existing table.")
+@selection_flags
+@data_flags
+@image_flags
+@runtime_flags
+@output_flags
+def command(
+    model: str,
+    calib: str,
+    output: str | None,
+    force: bool,
+    no_progress: bool,
+    format_: str,
+    quiet: bool,
+    **flags: Any,
+) -> None:
+    """Record activation maxima over calibration data.
+
+    The table is one JSON file, bound to the model, the preprocessing and the data. `harden
+    --table` uses it in place of a new scan, and `merge` joins tables of several shards.
+
+    \b
+    Example:
+      lipcompile calibrate model.onnx --calib imagenet_subset/ -o table.json
+    """
+    selector, scan, runtime = selector_from(flags), scan_from(flags), runtime_from(flags)
+    target = Path(output) if output is not None else Path(model).with_suffix(".table.json")
+    with progress("calibrating", not (no_progress or quiet)) as update:
+        table = calibrate(
+            model,
+            calib,
+            selector=selector,
+            scan=scan,
+            runtime=runtime,
+            output=target,
+            force=force,
+            progress=update,
+        )
+    show(table, format_, quiet)
+    if format_ == "text" and not quiet:
+        click.echo(f"wrote '{target}'")

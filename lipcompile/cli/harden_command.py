@@ -1,0 +1,107 @@
+"""lipcompile harden"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lipcompile import model_io
+from lipcompile.cli.options import (
+    data_flags,
+    image_flags,
+    output_flags,
+    runtime_flags,
+    runtime_from,
+    scan_from,
+    selection_flags,
+    selector_from,
+)
+from lipcompile.cli.show import progress, show
+from lipcompile.compiler import harden
+from lipcompile.forged import FORMS, make_form
+
+
+@click.command("harden")
+@click.argument("model")
+@click.option(
+    "--calib",
+    metavar="DATA",
+    help="Calibration data: a folder of images, a list file, .npy, .npz, or random:N.",
+)
+@click.option("--table", metavar="JSON", help="Use this calibration table; run no scan.")
+@click.option(
+    "--cr",
+    default="2^-7",
+    show_default=True,
+    metavar="X",
+    help="Relative threshold: c = X * largest activation. Also 2**-7, 1/128, 0.0078125.",
+)
+@click.option(
+    "--form",
+    type=click.Choice(list(FORMS)),
+    default="smooth",
+    show_default=True,
+    help="The forged function.",
+)
+@click.option("--a", type=float, metavar="X", help="Steepness of smooth.  [default: 10]")
+@click.option("--b", type=float, metavar="X", help="Where smooth opens, in c.  [default: 1]")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    help="Where to write the model.  [default: MODEL with the ending .hardened.onnx]",
+)
+@click.option("--save-table", metavar="JSON", help="Write the calibration table as well.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Replace existing output; harden further layers of a hardened model.",
+)
+@click.option("--dry-run", is_flag=True, help="Do everything but write.")
+@selection_flags
+@data_flags
+@image_flags
+@runtime_flags
+@output_flags
+def command(
+    model: str,
+    calib: str | None,
+    form: str,
+    a: float | None,
+    b: float | None,
+    save_table: str | None,
+    no_progress: bool,
+    format_: str,
+    quiet: bool,
+    **flags: Any,
+) -> None:
+    """Insert forged functions in front of linear layers.
+
+    Runs MODEL once over calibration data, records the largest activation in front of each
+    selected layer, and puts a function there that suppresses activations below a threshold
+    relative to it. The result has the same inputs and outputs.
+
+    \b
+    Example:
+      lipcompile harden model.onnx --calib imagenet_subset/ --cr 2^-7
+    """
+    if save_table is not None and not flags["dry_run"]:
+        model_io.check_output(Path(save_table), flags["force"], (Path(model),))
+    selector, scan, runtime = selector_from(flags), scan_from(flags), runtime_from(flags)
+    flags.pop("verbose")
+    with progress("calibrating", not (no_progress or quiet)) as update:
+        result = harden(
+            model,
+            calib,
+            form=make_form(form, a=a, b=b),
+            selector=selector,
+            scan=scan,
+            runtime=runtime,
+            progress=update,
+            **flags,
+        )
+    if save_table is not None and not flags["dry_run"]:
+        result.table.save(Path(save_table))
+    show(result, format_, quiet)

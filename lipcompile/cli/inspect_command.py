@@ -1,0 +1,34 @@
+"""lipcompile inspect"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from lipcompile.cli.options import selection_flags, selector_from
+from lipcompile.cli.show import show
+from lipcompile.compiler import inspect
+
+
+@click.command("inspect")
+@click.argument("model")
+@selection_flags
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Of the result on standard output.",
+)
+def command(model: str, format_: str, **flags: Any) -> None:
+    """List linear layers, and what would be done to them.
+
+    Nothing is run or written.
+
+    \b
+    Example:
+      lipcompile inspect model.onnx --rule all
+    """
+    show(inspect(model, selector=selector_from(flags)), format_, quiet=False)

@@ -1,0 +1,92 @@
+"""The entry point: finds the command, and turns errors into one message and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from lipcompile.errors import LipCompileError
+from lipcompile.version import __version__
+
+# Name -> one line; each command lives in lipcompile.cli.<name>_command as `command`, and is
+# imported when it is asked for, so that --help stays quick.
+COMMANDS = {
+    "harden": "Insert forged functions in front of linear layers.",
+    "calibrate": "Record activation maxima over calibration data.",
+    "merge": "Merge calibration tables of one model.",
+    "inspect": "List linear layers, and what would be done to them.",
+    "demo": "Harden a bundled classifier, and measure it.",
+    "doctor": "Check versions, execution providers and extras.",
+}
+_INTERRUPTED = 130
+_INTERNAL = 4
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"lipcompile.cli.{cmd_name}_command")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda token: token.replace("_", "-"),
+    },
+)
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def cli() -> None:
+    """Hardens exported ONNX models against small input perturbations, after training."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and exits with its code."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code."""
+    try:
+        code: Any = cli.main(
+            args=list(arguments) if arguments is not None else None,
+            prog_name="lipcompile",
+            standalone_mode=False,
+        )
+    except LipCompileError as error:
+        click.echo(f"error: {error}", err=True)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        return _INTERRUPTED
+    except SystemExit:
+        # click exits with 1 when the reader of our output went away, and 1 is for gates.
+        return 0
+    except Exception as error:
+        if os.environ.get("LIPCOMPILE_DEBUG"):
+            raise
+        click.echo(
+            f"error: a defect of LipCompile ({type(error).__name__}: {error}); nothing was "
+            "half-written; set LIPCOMPILE_DEBUG=1 for the traceback, and report it",
+            err=True,
+        )
+        return _INTERNAL
+    return code if isinstance(code, int) else 0

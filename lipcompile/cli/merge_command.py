@@ -1,0 +1,46 @@
+"""lipcompile merge"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from lipcompile import model_io
+from lipcompile.calibration.table import load_table, merge_tables
+from lipcompile.cli.show import show
+
+
+@click.command("merge")
+@click.argument("tables", nargs=-1, required=True, metavar="TABLE...")
+@click.option(
+    "-o", "--output", required=True, metavar="JSON", help="Where to write the result."
+)
+@click.option("--force", is_flag=True, help="Replace an existing table.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Of the result on standard output.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Print no result.")
+def command(
+    tables: tuple[str, ...], output: str, force: bool, format_: str, quiet: bool
+) -> None:
+    """Merge calibration tables of one model.
+
+    The result is the table of all their samples together, in whatever order they are named.
+
+    \b
+    Example:
+      lipcompile merge part1.json part2.json -o table.json
+    """
+    target = Path(output)
+    model_io.check_output(target, force, tuple(map(Path, tables)))
+    merged = merge_tables(load_table(Path(path)) for path in tables)
+    merged.save(target)
+    show(merged, format_, quiet)
+    if format_ == "text" and not quiet:
+        click.echo(f"wrote '{target}'")

@@ -1,0 +1,68 @@
+"""Results on standard output, progress on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import click
+
+from lipcompile.calibration.scan import Progress
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class Result(Protocol):
+    """What every command ends with: it prints itself, and becomes JSON."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
+def show(result: Result, format_: str, quiet: bool) -> None:
+    """Prints a result in the format that was asked for."""
+    if quiet:
+        return
+    text = json.dumps(result.to_json(), indent=1) if format_ == "json" else str(result)
+    click.echo(text)
+
+
+@contextlib.contextmanager
+def progress(label: str, enabled: bool) -> Iterator[Progress | None]:
+    """A bar where standard error is a terminal, else a line every 10 seconds."""
+    if not enabled:
+        yield None
+    elif sys.stderr.isatty():
+        with _bar(label) as update:
+            yield update
+    else:
+        yield _lines(label)
+
+
+@contextlib.contextmanager
+def _bar(label: str) -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = (label, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _lines(label: str) -> Progress:
+    start = last = time.monotonic()
+
+    def update(done: int, total: int | None) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _SECONDS_BETWEEN_LINES:
+            last = now
+            of = f" of {total}" if total is not None else ""
+            rate = done / (now - start)
+            click.echo(f"{label}: {done}{of} samples, {rate:.1f} per second", err=True)
+
+    return update
