@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lipcompile.version import __version__
 
 if TYPE_CHECKING:
-    from lipcompile.calibration.preprocess import Preprocess as Preprocess
+    from lipcompile.calibration.preprocess.transform import Preprocess as Preprocess
     from lipcompile.calibration.scan import ScanOptions as ScanOptions
     from lipcompile.calibration.table import CalibrationTable as CalibrationTable
     from lipcompile.calibration.table import load_table as load_table
@@ -38,7 +38,7 @@ _HOMES = {
     "HardenResult": "lipcompile.results",
     "Inspection": "lipcompile.results",
     "LipCompileError": "lipcompile.errors",
-    "Preprocess": "lipcompile.calibration.preprocess",
+    "Preprocess": "lipcompile.calibration.preprocess.transform",
     "RuntimeOptions": "lipcompile.runtime",
     "ScanOptions": "lipcompile.calibration.scan",
     "Selector": "lipcompile.sites",

@@ -113,7 +113,7 @@ def run_demo(
 
 
 def load_test_images() -> tuple[np.ndarray, np.ndarray]:
-    """The bundled test images [1000, 1, 28, 28], float32 in [0, 1], and their labels [1000]."""
+    """The bundled test images, float32 [1000, 1, 28, 28] in [0, 1], and labels [1000]."""
     with np.load(TEST, allow_pickle=False) as content:
         images = content["images"][:, None].astype(np.float32) / np.float32(255)
         return images, content["labels"].astype(np.int64)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lipcompile.calibration.samples import Sample
+from lipcompile.calibration.sources.sample import Sample
 from lipcompile.signature import TensorSpec
 
 _BYTES = 4 << 20  # of input per automatic batch

@@ -12,10 +12,10 @@ import onnx_ir as ir
 
 from lipcompile import model_io, runtime
 from lipcompile.calibration.batches import Batcher
-from lipcompile.calibration.preprocess import Preprocess
-from lipcompile.calibration.resolve_preprocess import resolve
-from lipcompile.calibration.samples import Sample
-from lipcompile.calibration.sources import Source, open_source
+from lipcompile.calibration.preprocess.resolve import resolve
+from lipcompile.calibration.preprocess.transform import Preprocess
+from lipcompile.calibration.sources.opening import Source, open_source
+from lipcompile.calibration.sources.sample import Sample
 from lipcompile.calibration.table import (
     CalibrationTable,
     DataRecord,
@@ -46,7 +46,7 @@ class ScanOptions:
         on_nonfinite: "fail" or "skip" samples that make a site NaN or infinite.
         preprocess: How images become tensors: a `Preprocess`, a Hugging Face or timm config
             (path or dict), or None for what the model's input tells.
-        image_flags: Keyword arguments of `preprocess.resolve`, over the config.
+        image_flags: Keyword arguments of `preprocess.resolve.resolve`, over the config.
     """
 
     samples: int | None = None

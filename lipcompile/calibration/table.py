@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lipcompile.atomic import write_bytes
-from lipcompile.calibration.preprocess import Preprocess
+from lipcompile.calibration.preprocess.transform import Preprocess
 from lipcompile.errors import TableError
 from lipcompile.text import number
 from lipcompile.text import table as text_table

@@ -1,0 +1,1 @@
+"""What calibration reads: folders, lists, array files, iterables and readers, as samples."""

@@ -1,0 +1,90 @@
+"""Image files as samples: read and decode them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from lipcompile.calibration.sources.sample import Sample, check_array
+from lipcompile.errors import DataError
+from lipcompile.signature import TensorSpec
+
+_REPLACE_OR_SKIP = (
+    "replace it, or pass --on-bad-sample skip to leave it out and have it counted"
+)
+
+# `warnings.catch_warnings` swaps process-wide state, so two decoding threads must not overlap.
+_OPENING = threading.Lock()
+
+
+def image_sample(
+    path: Path, name: str, spec: TensorSpec, transform: Callable[[Image.Image], np.ndarray]
+) -> Sample:
+    """The sample of one image file; its digest is over the file's bytes.
+
+    Raises:
+        DataError: The file cannot be read, decoded or transformed, or does not fit the input.
+    """
+    data = _read_file(path, name)
+    image = decode(data, name)
+    try:
+        array = transform(image)
+    except DataError as err:
+        raise DataError(f"sample '{name}': {err}") from err
+    whole = spec.shape is not None and len(spec.shape) == 3
+    feeds = {spec.name: check_array(name, spec, array, whole)}
+    return Sample(name, feeds, whole, hashlib.sha256(data).digest())
+
+
+def _read_file(path: Path, name: str) -> bytes:
+    """The bytes of a sample's file.
+
+    Raises:
+        DataError: The file is missing, empty, not a regular file, or may not be read.
+    """
+    try:
+        # A named pipe called x.jpg would block the scan for ever.
+        data = path.read_bytes() if path.is_file() or not path.exists() else None
+    except (OSError, ValueError) as err:
+        cause = getattr(err, "strerror", None) or err
+        raise DataError(
+            f"sample '{name}' cannot be read ({cause}): {_REPLACE_OR_SKIP}"
+        ) from err
+    if not data:
+        cause = "not a regular file" if data is None else "the file is empty"
+        raise DataError(f"sample '{name}' cannot be decoded ({cause}): {_REPLACE_OR_SKIP}")
+    return data
+
+
+def decode(data: bytes, name: str) -> Image.Image:
+    """The (first) image in `data`, as Pillow decodes it; EXIF orientation is not applied.
+
+    Raises:
+        DataError: The bytes are not an image, are damaged, or hold more than
+            `PIL.Image.MAX_IMAGE_PIXELS` pixels.
+    """
+    try:
+        with _OPENING, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data))
+        image.load()
+    except Exception as err:  # On damaged bytes, Pillow's plugins raise nearly any type.
+        raise DataError(
+            f"sample '{name}' cannot be decoded ({_decode_cause(err)}): {_REPLACE_OR_SKIP}"
+        ) from err
+    return image
+
+
+def _decode_cause(err: Exception) -> str:
+    # Pillow's own text holds the address of our buffer, which differs from run to run.
+    if isinstance(err, UnidentifiedImageError):
+        return "not an image that Pillow can read"
+    return str(err) or type(err).__name__

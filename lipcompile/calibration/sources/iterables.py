@@ -1,0 +1,82 @@
+"""Sources in memory that give one item after another: datasets, iterators, readers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from functools import partial
+from itertools import islice
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from lipcompile.calibration.sources.items import item_sample
+from lipcompile.calibration.sources.sample import Sample
+from lipcompile.calibration.sources.source import Load, Pick, Source, indexed_source
+from lipcompile.errors import DataError
+from lipcompile.signature import TensorSpec
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """ONNX Runtime's CalibrationDataReader."""
+
+    def get_next(self) -> dict[str, np.ndarray] | None: ...
+
+
+@runtime_checkable
+class _Indexed(Protocol):
+    """A list, or a map-style dataset, whose items need not be read in order."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+def open_reader(reader: Reader, inputs: Sequence[TensorSpec], samples: int | None) -> Source:
+    """The complete feeds that `reader` gives, the first `samples` of them where given."""
+    feeds = iter(reader.get_next, None)
+    read = partial(_stream, feeds, inputs, limit=samples, whole=True)
+    return Source("reader", type(reader).__name__, None, read)
+
+
+def open_iterable(
+    data: object, inputs: Sequence[TensorSpec], samples: int | None, pick: Pick
+) -> Source:
+    """The items of `data`: those that `pick` chooses where the length is known.
+
+    Raises:
+        DataError: `data` can be neither indexed nor iterated.
+    """
+    label = type(data).__name__
+    if isinstance(data, _Indexed):
+        items = data
+
+        def load(name: str, i: int) -> Sample:
+            return item_sample(name, items[i], inputs)
+
+        return indexed_source("iterable", label, pick(len(items)), lambda i: f"item {i}", load)
+    if not isinstance(data, Iterable):
+        raise DataError(
+            f"calibration data of type '{label}' cannot be read: give a path, an array, a dict"
+            " of arrays, an iterable of these, or an object with get_next()"
+        )
+    if isinstance(data, Sized):
+        indices = pick(len(data))
+        read = partial(_stream, data, inputs, wanted=frozenset(indices))
+        return Source("iterable", label, len(indices), read)
+    return Source("iterable", label, None, partial(_stream, data, inputs, limit=samples))
+
+
+def _stream(
+    items: Iterable[Any],
+    inputs: Sequence[TensorSpec],
+    *,
+    limit: int | None = None,
+    wanted: frozenset[int] | None = None,
+    whole: bool | None = None,
+) -> Iterator[tuple[str, Load]]:
+    limit = max(wanted, default=-1) + 1 if wanted is not None else limit
+    for i, item in enumerate(islice(items, limit)):
+        if wanted is None or i in wanted:
+            name = f"item {i}"
+            yield name, partial(item_sample, name, item, inputs, whole)

@@ -1,0 +1,78 @@
+"""What calibration reads: opens data of any kind as a source of samples."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from lipcompile.calibration.preprocess.transform import Preprocess
+from lipcompile.calibration.sources.iterables import Reader, open_iterable, open_reader
+from lipcompile.calibration.sources.paths import open_path
+from lipcompile.calibration.sources.random_data import RANDOM_PREFIX, open_random
+from lipcompile.calibration.sources.sample import target_dtype
+from lipcompile.calibration.sources.source import Source
+from lipcompile.calibration.sources.stacks import open_stack
+from lipcompile.errors import DataError, OptionError
+from lipcompile.signature import TensorSpec
+
+__all__ = ["Source", "open_source"]
+
+
+def open_source(
+    data: object,
+    inputs: Sequence[TensorSpec],
+    *,
+    preprocess: Callable[[], Preprocess] | None,
+    samples: int | None = None,
+    seed: int = 0,
+    on_bad_sample: Literal["fail", "skip"] = "fail",
+) -> Source:
+    """Opens calibration data as samples for a model's inputs.
+
+    Args:
+        data: A path (folder, image, .txt or .lst list, .npy, .npz), "random:N", an array, a
+            dict of arrays, an object with `get_next()`, or an iterable of arrays or dicts.
+        inputs: The model's inputs.
+        preprocess: Gives the transform; called only for images.
+        samples: How many samples at most: a random subset in the data's order where the length
+            is known, else the first ones.
+        seed: Of the subset and of random data.
+        on_bad_sample: "fail" raises at the first bad sample; "skip" records its name.
+
+    Raises:
+        DataError: The data cannot be used with these inputs.
+        OptionError: An argument is not legal.
+    """
+    if samples is not None and samples < 1:
+        raise OptionError(f"samples is {samples}: take 1 or more, or leave it out to read all")
+    if on_bad_sample not in ("fail", "skip"):
+        raise OptionError(f"on_bad_sample is '{on_bad_sample}': take one of fail, skip")
+    if not inputs:
+        raise DataError("the model has no inputs, so no calibration data can be fed to it")
+    for spec in inputs:
+        target_dtype(spec)  # Raises where no data of any kind could be fed to the input.
+    pick = partial(_pick, samples=samples, seed=seed)
+    if isinstance(data, str) and data.startswith(RANDOM_PREFIX):
+        source = open_random(data, inputs, pick, seed)
+    elif isinstance(data, str | os.PathLike):
+        source = open_path(Path(data), inputs, preprocess, pick)
+    elif isinstance(data, np.ndarray | Mapping):
+        source = open_stack(type(data).__name__, data, inputs, pick)
+    elif isinstance(data, Reader):
+        source = open_reader(data, inputs, samples)
+    else:
+        source = open_iterable(data, inputs, samples, pick)
+    source.skip_bad = on_bad_sample == "skip"
+    return source
+
+
+def _pick(count: int, *, samples: int | None, seed: int) -> Sequence[int]:
+    if samples is None or samples >= count:
+        return range(count)
+    chosen = np.random.default_rng(seed).choice(count, samples, replace=False)
+    return sorted(map(int, chosen))

@@ -1,0 +1,54 @@
+"""Random samples, which are used only where they are asked for by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lipcompile.calibration.sources.sample import Sample, array_sample, target_dtype
+from lipcompile.calibration.sources.source import Pick, Source, indexed_source
+from lipcompile.errors import DataError, OptionError
+from lipcompile.signature import TensorSpec
+
+RANDOM_PREFIX = "random:"
+
+
+def open_random(text: str, inputs: Sequence[TensorSpec], pick: Pick, seed: int) -> Source:
+    """Standard-normal floats and integers 0 or 1; dynamic axes have length 1.
+
+    Args:
+        text: "random:N" for N samples.
+        inputs: The model's inputs, all tensors of numbers.
+        pick: Chooses the indices of the samples that are read.
+        seed: Sample i is drawn from (seed, i), whatever else is read.
+
+    Raises:
+        DataError: The rank of an input is not known.
+        OptionError: N is no whole number above 0.
+    """
+    count = text.removeprefix(RANDOM_PREFIX)
+    if not count.isdecimal() or int(count) < 1:
+        raise OptionError(f"'{text}' is no random data: write random:N with N samples, N >= 1")
+    for spec in inputs:
+        if spec.shape is None:
+            raise DataError(
+                f"input '{spec}' has no known rank, so no random data can be drawn for it:"
+                " give .npz data"
+            )
+    whole = not any(spec.shape for spec in inputs)
+
+    def load(name: str, i: int) -> Sample:
+        rng = np.random.default_rng([seed, i])
+        feeds = {spec.name: _draw(rng, spec) for spec in inputs}
+        return array_sample(name, feeds, inputs, whole)
+
+    return indexed_source("random", text, pick(int(count)), lambda i: f"random[{i}]", load)
+
+
+def _draw(rng: np.random.Generator, spec: TensorSpec) -> np.ndarray:
+    dtype = target_dtype(spec)
+    shape = tuple(1 if isinstance(side, str) else side for side in (spec.shape or ())[1:])
+    if dtype.kind in "iub":
+        return np.asarray(rng.integers(0, 2, shape)).astype(dtype)
+    return np.asarray(rng.standard_normal(shape)).astype(dtype)
