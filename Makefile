@@ -41,8 +41,9 @@ $(VENV)/.cpu: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) -e ".[cpu]"
 	@touch $@
 
-$(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.test: pyproject.toml constraints.txt tests/zoo/requirements.txt | $(VENV)/bin/python
 	$(PIP) -e ".[test]"
+	$(PIP) --no-deps -r tests/zoo/requirements.txt
 	@touch $@
 
 $(VENV)/.lint: pyproject.toml constraints.txt | $(VENV)/bin/python

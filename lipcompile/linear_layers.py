@@ -171,7 +171,7 @@ def _classify(
 
 
 def _obstacle(data: ir.Value, dtype: str | None) -> _Verdict | None:
-    producer = site_value(data).producer()
+    producer = data.producer()
     if dtype is None:
         hint = "run onnx.shape_inference first"
         return "unknown-type", f"the element type of its weight cannot be told: {hint}"
@@ -192,18 +192,6 @@ def _unsupported(node: ir.Node, constants: Constants) -> _Verdict | None:
     if node.op_type in LINEAR_OPS:
         return "foreign-domain", f"is an operator of '{node.domain}', not of ONNX itself"
     return UNSUPPORTED_LINEAR.get(node.op_type)
-
-
-def site_value(data: ir.Value) -> ir.Value:
-    """The tensor to forge: `data`, or in a QDQ model what QuantizeLinear reads."""
-    dequantize = data.producer()
-    if dequantize is None or dequantize.op_type != "DequantizeLinear":
-        return data
-    quantised = dequantize.inputs[0]
-    quantize = quantised.producer() if quantised is not None else None
-    if quantize is None or quantize.op_type != "QuantizeLinear" or quantize.inputs[0] is None:
-        return data
-    return quantize.inputs[0]
 
 
 def is_forged(node: ir.Node) -> bool:

@@ -63,8 +63,10 @@ ATTENTION_OPS = _names(
     "Attention MultiHeadAttention GroupQueryAttention PackedMultiHeadAttention "
     "DecoderMaskedMultiHeadAttention PagedAttention"
 )
+# Multiply two operands; with two activations they are the core of a decomposed attention.
+PRODUCTS = frozenset({"MatMul", "Gemm", "Einsum", "FusedMatMul"})
 # Never negative, whatever the input.
-NONNEGATIVE = _names("Relu Sigmoid HardSigmoid Softmax Abs Exp Sqrt Softplus ThresholdedRelu")
+NONNEGATIVE = _names("Relu Sigmoid HardSigmoid Softmax Abs Exp Sqrt Softplus")
 # Not negative when none of the data inputs is. (Pad and Resize may bring in other values.)
 KEEPS_SIGN = _names(
     "Identity Reshape Flatten Transpose Squeeze Unsqueeze Slice Split Concat Dropout Add "

@@ -14,8 +14,11 @@ from lipcompile.ops import (
     AFFINE_WITH_CONSTANT,
     ALL_INPUTS_ARE_DATA,
     ATTENTION_OPS,
+    LINEAR_OPS,
     NONLINEAR,
+    PRODUCTS,
     SHAPE_ONLY,
+    UNSUPPORTED_LINEAR,
 )
 
 Layers = Mapping[ir.Node, LinearLayer]
@@ -76,7 +79,7 @@ def stem_layers(graph: ir.Graph, layers: Layers, constants: Constants) -> set[ir
                     stems.add(node)
             elif is_passive(node, constants):
                 data = data_inputs(node, constants)
-                missing[node] = missing.get(node, len(data)) - data.count(value)
+                missing[node] = missing.get(node, len(data)) - (value in data)
                 fresh = [v for v in node.outputs if missing[node] <= 0 and v not in touched]
                 touched.update(fresh)
                 queue += fresh
@@ -88,28 +91,46 @@ def head_layers(graph: ir.Graph, layers: Layers, constants: Constants) -> set[ir
 
     A layer is one if a graph output depends on it through no other linear layer, and either
     (1) no linear layer depends on it, or
-    (2) the output is its result up to unary and constant-elementwise operators.
+    (2) the output is its result up to Concat and operators on one activation.
     Without this, every layer that writes to a residual stream would be the head of a model
     that ends without a classifier.
     """
 
     def is_free(node: ir.Node) -> bool:
-        return node not in layers
+        return not _is_linear(node, constants)
 
     def every(node: ir.Node) -> list[ir.Value]:
-        return [v for v in node.inputs if v is not None]
+        return [*_operands(node), *_results_of_bodies(node)]
 
-    def is_unary(node: ir.Node) -> bool:
-        return node not in layers and len(data_inputs(node, constants)) == 1
+    def is_direct(node: ir.Node) -> bool:
+        one = len(data_inputs(node, constants)) == 1
+        return is_free(node) and (one or node.op_type == "Concat")
 
     def data(node: ir.Node) -> list[ir.Value]:
         return data_inputs(node, constants)
 
     before_output, _ = _backward(graph.outputs, is_free, every)
-    fed = [v for node in layers for v in node.inputs if v is not None]
+    fed = [v for n in graph.all_nodes() if not is_free(n) for v in _operands(n)]
     before_layer, _ = _backward(fed, is_free, every)
-    direct, _ = _backward(graph.outputs, is_unary, data)
+    direct, _ = _backward(graph.outputs, is_direct, data)
     return {n for n in before_output if n in layers and (n not in before_layer or n in direct)}
+
+
+def _is_linear(node: ir.Node, constants: Constants) -> bool:
+    """A linear operator with a weight, whether it can be rewritten or not."""
+    linear = node.op_type in LINEAR_OPS or node.op_type in UNSUPPORTED_LINEAR
+    return linear and any(v in constants.fixed for v in node.inputs[:2])
+
+
+def _operands(node: ir.Node) -> list[ir.Value]:
+    return [v for v in node.inputs if v is not None]
+
+
+def _results_of_bodies(node: ir.Node) -> list[ir.Value]:
+    """What the bodies of an If, Loop or Scan compute, from values of this graph as well."""
+    attributes = node.attributes.values()
+    bodies = [a.as_graph() for a in attributes if a.type == ir.AttributeType.GRAPH]
+    return [value for body in bodies for value in body.outputs]
 
 
 def attention_layers(graph: ir.Graph, layers: Layers, constants: Constants) -> set[ir.Node]:
@@ -130,7 +151,7 @@ def _is_attention_core(node: ir.Node, constants: Constants) -> bool:
     if node.op_type in ATTENTION_OPS:
         return True
     operands = [v for v in node.inputs[:2] if v is not None and v not in constants.static]
-    return node.op_type in ("MatMul", "Gemm", "Einsum") and len(operands) == 2
+    return node.op_type in PRODUCTS and len(operands) == 2
 
 
 def _reached_from(
@@ -153,16 +174,19 @@ def _reached_from(
 
 def mlp_layers(layers: Layers, constants: Constants) -> set[ir.Node]:
     """FC1 / FC2 pairs: dense layers with nothing but a pointwise activation between them."""
-    dense = {n for n in layers if n.op_type in ("Gemm", "MatMul")}
     found: set[ir.Node] = set()
-    for node in dense:
-        sources = _dense_before(layers[node].data, dense, constants)
+    for node in layers:
+        sources = _dense_before(layers[node].data, constants) if _is_dense(node) else set()
         if sources:
             found |= {node} | sources
-    return found
+    return found & set(layers)
 
 
-def _dense_before(value: ir.Value, dense: set[ir.Node], constants: Constants) -> set[ir.Node]:
+def _is_dense(node: ir.Node) -> bool:
+    return node.op_type in ("Gemm", "MatMul")
+
+
+def _dense_before(value: ir.Value, constants: Constants) -> set[ir.Node]:
     """FC1 of the FC2 that `value` feeds; empty when anything else lies in between."""
     nonlinear = False
 
@@ -171,8 +195,8 @@ def _dense_before(value: ir.Value, dense: set[ir.Node], constants: Constants) ->
         gate = node.op_type == "Mul" and len(data_inputs(node, constants)) == 2
         nonlinear |= node.op_type in NONLINEAR or gate
         arithmetic = node.op_type in ("Add", "Sub", "Mul", "Div")
-        known = node.op_type in NONLINEAR or is_passive(node, constants) or arithmetic
-        return node not in dense and known
+        return node.op_type in NONLINEAR or is_passive(node, constants) or arithmetic
 
     stops, sources = _backward([value], pointwise, lambda n: data_inputs(n, constants))
-    return stops if nonlinear and not sources and stops <= dense else set()
+    dense = all(_is_dense(node) and _is_linear(node, constants) for node in stops)
+    return stops if nonlinear and not sources and dense else set()

@@ -1,7 +1,7 @@
 """Sites: the tensors that feed selected linear layers, and why other layers are left alone.
 
 Rules, each a subset of the next:
-    mlp    FC1 / FC2 pairs around a pointwise activation, except stem and head
+    mlp    FC1 / FC2 pairs around a pointwise activation, as far as auto takes them
     auto   every linear layer except stem, head and attention projections (default)
     all    every linear layer whose input is an intermediate tensor
 `include`, `exclude` and `op_types` narrow a rule further.
@@ -24,16 +24,15 @@ from lipcompile.linear_layers import (
     Refusal,
     find_constants,
     find_linear_layers,
-    site_value,
 )
-from lipcompile.ops import KEEPS_SIGN, LINEAR_OPS, NONNEGATIVE
+from lipcompile.ops import LINEAR_OPS
 from lipcompile.roles import (
     attention_layers,
-    data_inputs,
     head_layers,
     mlp_layers,
     stem_layers,
 )
+from lipcompile.signs import is_nonnegative
 
 Rule = Literal["auto", "mlp", "all"]
 
@@ -58,6 +57,11 @@ class Selector:
     def __post_init__(self) -> None:
         if self.rule not in get_args(Rule):
             raise OptionError(f"rule '{self.rule}' is unknown: use auto, mlp or all")
+        for name in ("include", "exclude", "op_types"):
+            if isinstance(text := getattr(self, name), str):
+                raise OptionError(
+                    f"{name} = '{text}' is one text, and many are expected: write ('{text}',)"
+                )
         for pattern in (*self.include, *self.exclude):
             try:
                 re.compile(pattern)
@@ -77,7 +81,7 @@ class Site:
     """A tensor that feeds selected linear layers; calibrated once, forged once.
 
     Attributes:
-        value: The tensor. In a QDQ model it is the one before QuantizeLinear.
+        value: The tensor. In a QDQ model it is what DequantizeLinear gives.
         layers: The selected layers that read it, in graph order.
         dtype: NumPy name of its element type.
         nonnegative: Whether it can be shown to hold no negative value.
@@ -157,7 +161,6 @@ def _decisions(
         heads = head_layers(graph, by_node, constants)
         tests.append(("stem", "reads the model's input", lambda x: x.node in stems))
         tests.append(("head", "gives the model's output", lambda x: x.node in heads))
-    if selector.rule == "auto":
         attention = attention_layers(graph, by_node, constants)
         reason = "is an attention projection"
         tests.append(("attention", reason, lambda x: x.node in attention))
@@ -236,35 +239,24 @@ def _group(layers: Sequence[LinearLayer], constants: Constants) -> tuple[Site, .
     )
 
 
-def is_nonnegative(value: ir.Value, constants: Constants) -> bool:
-    """Whether every path back from `value` ends at an operator that is never negative."""
-    queue, seen = [value], {value}
-    while queue:
-        node = queue.pop().producer()
-        if node is None:
-            return False
-        if node.op_type in NONNEGATIVE or _clips_at_zero(node):
-            continue
-        if node.op_type not in KEEPS_SIGN:
-            return False
-        data = data_inputs(node, constants)
-        constant_operand = node.op_type in ("Add", "Mul", "Concat") and len(data) != len(
-            node.inputs
-        )
-        if constant_operand or not data:
-            return False
-        fresh = [v for v in data if v not in seen]
-        seen.update(fresh)
-        queue += fresh
-    return True
+def site_value(data: ir.Value) -> ir.Value:
+    """`data`, or of several equal DequantizeLinear of one tensor the first one's output."""
+    dequantize = data.producer()
+    if dequantize is None or dequantize.op_type != "DequantizeLinear":
+        return data
+    quantised = dequantize.inputs[0]
+    assert quantised is not None
+    readers = [node for node, _ in quantised.uses()]
+    return next(node for node in readers if _is_same(node, dequantize)).outputs[0]
 
 
-def _clips_at_zero(node: ir.Node) -> bool:
-    """Clip with a constant lower bound of 0 or more, as ReLU6 is exported."""
-    if node.op_type != "Clip":
-        return False
-    if "min" in node.attributes:  # before opset 11
-        return node.attributes["min"].as_float() >= 0
-    bound = node.inputs[1] if len(node.inputs) > 1 else None
-    constant = ir.convenience.get_const_tensor(bound) if bound is not None else None
-    return constant is not None and constant.size == 1 and bool(constant.numpy() >= 0)
+def _is_same(node: ir.Node, other: ir.Node) -> bool:
+    def options(subject: ir.Node) -> dict[str, object]:
+        return {name: attribute.value for name, attribute in subject.attributes.items()}
+
+    return (
+        node.op_identifier() == other.op_identifier()
+        and node.inputs == other.inputs
+        and node.graph is other.graph
+        and options(node) == options(other)
+    )

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import onnx_ir as ir
 
 from lipcompile import model_io, runtime
 from lipcompile.calibration.batches import Batcher
@@ -23,8 +22,8 @@ from lipcompile.calibration.table import (
     add_digests,
     merge_ranges,
 )
+from lipcompile.calibration.tapped import Feeds, Reading, TappedModel
 from lipcompile.errors import DataError, NonFiniteError, OptionError, RunFailure
-from lipcompile.passes.tap_absmax import AbsmaxTap, tap_absmax
 from lipcompile.runtime import RuntimeOptions
 from lipcompile.sites import Site
 
@@ -92,8 +91,7 @@ class Scan:
     samples: int = 0
     nonfinite: list[str] = field(default_factory=list)
     finished: bool = False
-    _taps: tuple[AbsmaxTap, ...] = ()
-    _session: runtime.Session | None = None
+    _tapped: TappedModel | None = None
     _probe_bytes: int = 0
 
     def run(self, progress: Progress | None = None) -> None:
@@ -106,11 +104,7 @@ class Scan:
             NonFiniteError: A sample makes a site NaN or infinite, unless they are skipped.
             DataError: A sample cannot be read, unless they are skipped.
         """
-        self._taps = tap_absmax(self.sites)
-        nodes = [node for tap in self._taps for node in tap.nodes]
-        tapped = model_io.with_extra_outputs(self.model.proto, nodes)
-        self._session = runtime.open_session(tapped, self.runtime_options, self.model.base_dir)
-        del tapped
+        self._tapped = TappedModel(self.model, self.sites, self.runtime_options)
         for batch in self.batcher.group(self.source):
             self._scan(batch)
             if progress is not None:
@@ -126,7 +120,7 @@ class Scan:
     @property
     def table(self) -> CalibrationTable:
         transform = self.transform()
-        active = self._session.providers[0] if self._session else "not run"
+        active = self._tapped.provider if self._tapped else "not run"
         return CalibrationTable(
             model_digest=self.model.digest,
             model=self.model.name,
@@ -149,103 +143,62 @@ class Scan:
         )
 
     def _scan(self, batch: list[Sample]) -> None:
+        """Measures one batch; what is wrong with it is told sample by sample."""
+        assert self._tapped is not None
+        feeds = self.batcher.feeds(batch)
         try:
-            results = self._run(batch)
+            reading = self._tapped.run(feeds, with_outputs=self._wants_probes())
         except RunFailure:
             if len(batch) == 1 or self.batcher.fixed is not None:
                 raise
             # The batch axis is declared dynamic and is not: an exporter's constant Reshape.
-            for sample in batch:
-                self._scan([sample])
+            self._scan_apart(batch)
             self.batcher.limit = 1
             return
-        readings = {tap.tensor: tap.read(results) for tap in self._taps}
-        if not all(finite for _, finite in readings.values()):
-            self._scan_suspects(batch, readings, results)
-            return
-        self._accept(batch, readings, results)
+        if not reading.suspects:
+            self._accept(batch, feeds, reading)
+        elif len(batch) > 1:
+            self._scan_apart(batch)
+        else:
+            self._examine(batch, feeds, reading)
 
-    def _scan_suspects(
-        self,
-        batch: list[Sample],
-        readings: Mapping[str, tuple[float, bool]],
-        results: Mapping[str, np.ndarray],
-    ) -> None:
-        """A sum overflowed or an element is not finite: tell which, sample by sample."""
-        if len(batch) > 1:
-            for sample in batch:
-                self._scan([sample])
-            return
-        counts = self._count_nonfinite(
-            batch[0], [t for t, (_, ok) in readings.items() if not ok]
-        )
+    def _scan_apart(self, batch: Sequence[Sample]) -> None:
+        for sample in batch:
+            self._scan([sample])
+
+    def _examine(self, batch: Sequence[Sample], feeds: Feeds, reading: Reading) -> None:
+        """Either elements of a site are not finite, or merely their sum overflowed."""
+        assert self._tapped is not None
+        counts = self._tapped.count_nonfinite(feeds, reading.suspects)
         if not counts:
-            self._accept(batch, readings, results)
+            self._accept(batch, feeds, reading)
             return
+        name = batch[0].name
         tensor, count = next(iter(counts.items()))
         layer = next(s.layers[0].name for s in self.sites if s.tensor == tensor)
         if self.options.on_nonfinite == "fail":
             raise NonFiniteError(
-                f"sample '{batch[0].name}' makes {count} elements of '{tensor}' (the input of "
-                f"layer '{layer}') NaN or infinite: check the preprocessing or the model, or "
-                "pass --on-nonfinite skip to leave such samples out and have them counted"
+                f"sample '{name}' makes {count} elements of '{tensor}' (the input of layer "
+                f"'{layer}') NaN or infinite: check the preprocessing or the model, or pass "
+                "--on-nonfinite skip to leave such samples out and have them counted"
             )
-        self.nonfinite.append(batch[0].name)
+        self.nonfinite.append(name)
 
-    def _count_nonfinite(self, sample: Sample, tensors: Sequence[str]) -> dict[str, int]:
-        """Fetches the tensors themselves, which only a suspect sample is worth."""
-        wanted = [site for site in self.sites if site.tensor in tensors]
-        known = {spec.name for spec in self.model.outputs}
-        nodes = [_identity(site) for site in wanted if site.tensor not in known]
-        session = runtime.open_session(
-            model_io.with_extra_outputs(self.model.proto, nodes),
-            self.runtime_options,
-            self.model.base_dir,
-        )
-        names = [s.tensor if s.tensor in known else _copy_name(s) for s in wanted]
-        results = session.run(names, self.batcher.feeds([sample]))
-        counts = {
-            site.tensor: int((~np.isfinite(results[name].astype(np.float64))).sum())
-            for site, name in zip(wanted, names, strict=True)
-        }
-        return {tensor: count for tensor, count in counts.items() if count}
-
-    def _accept(
-        self,
-        batch: Sequence[Sample],
-        readings: Mapping[str, tuple[float, bool]],
-        results: Mapping[str, np.ndarray],
-    ) -> None:
-        for tensor, (absmax, _) in readings.items():
+    def _accept(self, batch: Sequence[Sample], feeds: Feeds, reading: Reading) -> None:
+        for tensor, absmax in reading.absmax.items():
             self.absmax[tensor] = max(absmax, self.absmax.get(tensor, 0.0))
         self.samples += len(batch)
         self.digests = add_digests([self.digests, *(sample.digest for sample in batch)])
-        for sample in batch:
-            ranges = {
-                k: (float(v.min()), float(v.max())) for k, v in sample.feeds.items() if v.size
-            }
-            self.input_range = merge_ranges(self.input_range, ranges)
-        self._keep_probe(batch, results)
+        ranges = {k: (float(v.min()), float(v.max())) for k, v in feeds.items() if v.size}
+        self.input_range = merge_ranges(self.input_range, ranges)
+        if reading.outputs:
+            self.probe.append(Probe(feeds, reading.outputs, len(batch)))
+            arrays = [*feeds.values(), *reading.outputs.values()]
+            self._probe_bytes += sum(array.nbytes for array in arrays)
 
-    def _keep_probe(self, batch: Sequence[Sample], results: Mapping[str, np.ndarray]) -> None:
+    def _wants_probes(self) -> bool:
         kept = sum(probe.count for probe in self.probe)
-        if kept >= _PROBE_SAMPLES or self._probe_bytes > _PROBE_BYTES:
-            return
-        feeds = self.batcher.feeds(batch)
-        outputs = {name: results[name] for name in self._own_outputs() if name in results}
-        self.probe.append(Probe(feeds, outputs, len(batch)))
-        for array in (*feeds.values(), *outputs.values()):
-            self._probe_bytes += getattr(array, "nbytes", 0)
-
-    def _own_outputs(self) -> list[str]:
-        return [spec.name for spec in self.model.outputs if spec.dtype is not None]
-
-    def _run(self, batch: Sequence[Sample]) -> dict[str, np.ndarray]:
-        assert self._session is not None
-        names = [name for tap in self._taps for name in tap.outputs]
-        if sum(probe.count for probe in self.probe) < _PROBE_SAMPLES:
-            names += self._own_outputs()
-        return self._session.run(names, self.batcher.feeds(batch))
+        return kept < _PROBE_SAMPLES and self._probe_bytes < _PROBE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,16 +214,6 @@ class Probe:
     feeds: Mapping[str, np.ndarray]
     outputs: Mapping[str, np.ndarray]
     count: int
-
-
-def _copy_name(site: Site) -> str:
-    return f"lipcompile/tap/{site.tensor}"
-
-
-def _identity(site: Site) -> ir.Node:
-    dtype = ir.DataType.from_numpy(np.dtype(site.dtype))
-    value = ir.Value(name=_copy_name(site), type=ir.TensorType(dtype))
-    return ir.node("Identity", [ir.Value(name=site.tensor)], outputs=[value])
 
 
 def prepare_scan(

@@ -1,0 +1,95 @@
+"""The tapped model: one session whose extra outputs are a few scalars per site."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from lipcompile import model_io, runtime
+from lipcompile.ops import MARK
+from lipcompile.passes.tap_absmax import tap_absmax
+from lipcompile.runtime import RuntimeOptions
+from lipcompile.sites import Site
+
+Feeds = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one run told of the sites.
+
+    Attributes:
+        absmax: max |x| by site.
+        suspects: Sites whose sum was not finite: they hold NaN or Inf, or the sum overflowed.
+        outputs: The model's own tensor outputs, where they were asked for.
+    """
+
+    absmax: dict[str, float]
+    suspects: tuple[str, ...]
+    outputs: dict[str, np.ndarray]
+
+
+class TappedModel:
+    """A model with taps at its sites, loaded once; graph optimisation is on.
+
+    Raises:
+        ModelError: ONNX Runtime does not load the model.
+        ProviderError: A provider that was asked for is not active.
+    """
+
+    def __init__(
+        self, model: model_io.LoadedModel, sites: Sequence[Site], options: RuntimeOptions
+    ) -> None:
+        self._model = model
+        self._sites = sites
+        self._options = options
+        self._taps = tap_absmax(sites)
+        self._own = [spec.name for spec in model.outputs if spec.dtype is not None]
+        self._session = self._open([node for tap in self._taps for node in tap.nodes])
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that is active first."""
+        return self._session.providers[0]
+
+    def run(self, feeds: Feeds, *, with_outputs: bool = False) -> Reading:
+        """Runs complete feeds; `with_outputs` fetches the model's own outputs as well."""
+        names = [name for tap in self._taps for name in tap.outputs]
+        results = self._session.run(names + (self._own if with_outputs else []), feeds)
+        readings = {tap.tensor: tap.read(results) for tap in self._taps}
+        return Reading(
+            absmax={tensor: absmax for tensor, (absmax, _) in readings.items()},
+            suspects=tuple(tensor for tensor, (_, finite) in readings.items() if not finite),
+            outputs={name: results[name] for name in self._own} if with_outputs else {},
+        )
+
+    def count_nonfinite(self, feeds: Feeds, tensors: Sequence[str]) -> dict[str, int]:
+        """How many elements of `tensors` are NaN or Inf, where there are any.
+
+        Loads the model again with the tensors as outputs, which only a suspect is worth.
+        """
+        wanted = [site for site in self._sites if site.tensor in tensors]
+        session = self._open([_copy(site) for site in wanted])
+        results = session.run([_copy_name(site) for site in wanted], feeds)
+        counts = {
+            site.tensor: int((~np.isfinite(results[_copy_name(site)].astype("f8"))).sum())
+            for site in wanted
+        }
+        return {tensor: count for tensor, count in counts.items() if count}
+
+    def _open(self, nodes: Sequence[ir.Node]) -> runtime.Session:
+        tapped = model_io.with_extra_outputs(self._model.proto, nodes)
+        return runtime.open_session(tapped, self._options, self._model.base_dir)
+
+
+def _copy_name(site: Site) -> str:
+    return f"{MARK}/tap/{site.tensor}"
+
+
+def _copy(site: Site) -> ir.Node:
+    dtype = ir.DataType.from_numpy(np.dtype(site.dtype))
+    value = ir.Value(name=_copy_name(site), type=ir.TensorType(dtype))
+    return ir.node("Identity", [ir.Value(name=site.tensor)], outputs=[value])

@@ -1,0 +1,61 @@
+"""Signs: which tensors can be shown to hold no negative value."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from lipcompile.linear_layers import Constants
+from lipcompile.ops import KEEPS_SIGN, NONNEGATIVE
+from lipcompile.roles import data_inputs
+
+
+def is_nonnegative(value: ir.Value, constants: Constants) -> bool:
+    """Whether every path back from `value` ends at an operator that is never negative."""
+    queue, seen = [value], {value}
+    while queue:
+        node = queue.pop().producer()
+        if node is None:
+            return False
+        if node.op_type in NONNEGATIVE or _is_bounded_by_zero(node):
+            continue
+        if node.op_type not in KEEPS_SIGN:
+            return False
+        data = data_inputs(node, constants)
+        constant_operand = node.op_type in ("Add", "Mul", "Concat") and len(data) != len(
+            node.inputs
+        )
+        if constant_operand or not data:
+            return False
+        fresh = [v for v in data if v not in seen]
+        seen.update(fresh)
+        queue += fresh
+    return True
+
+
+def _is_bounded_by_zero(node: ir.Node) -> bool:
+    """Operators that a parameter of theirs keeps from being negative."""
+    if node.op_type == "Clip":  # as ReLU6 is exported
+        if "min" in node.attributes:  # before opset 11
+            return node.attributes["min"].as_float() >= 0
+        bound = _constant(node, 1)
+        return bound is not None and bound.size == 1 and bool(bound >= 0)
+    if node.op_type == "ThresholdedRelu":
+        return "alpha" not in node.attributes or node.attributes["alpha"].as_float() >= 0
+    if node.op_type == "DequantizeLinear":  # unsigned integers, as a Relu is quantised
+        scale, zero = _constant(node, 1), _constant(node, 2)
+        if scale is None or zero is None:
+            return False
+        return zero.dtype.kind == "u" and not zero.any() and bool((scale >= 0).all())
+    return False
+
+
+def _constant(node: ir.Node, index: int) -> np.ndarray | None:
+    """A constant operand, through Identity (which shares weights between layers)."""
+    value = node.inputs[index] if len(node.inputs) > index else None
+    while value is not None and (producer := value.producer()) is not None:
+        if producer.op_type != "Identity":
+            break
+        value = producer.inputs[0]
+    tensor = ir.convenience.get_const_tensor(value) if value is not None else None
+    return tensor.numpy() if tensor is not None else None
