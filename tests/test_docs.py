@@ -187,7 +187,9 @@ def test_every_flag_exists(path: Path) -> None:
 
 
 def test_planted_gaps_in_a_page_are_caught() -> None:
-    page = "| flag | meaning | default |\n| `--output` DIR | Where. | none |\n| `--fast` | x | |"
+    page = (
+        "| flag | meaning | default |\n| `--output` DIR | Where. | none |\n| `--fast` | x | |"
+    )
     problems = undocumented(command_named("merge"), page)
     assert "--output: its row misses -o" in problems
     assert "--force has no row" in problems
@@ -289,13 +291,11 @@ def execute(command: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, list
     capsys.readouterr()
     code = run(words[1:])
     captured = capsys.readouterr()
-    text = (captured.err + captured.out).replace(str(demo.ASSETS), f"/{ASSETS}")
+    text = (captured.err + captured.out).replace(str(demo.ASSETS), f".../{ASSETS}")
     return code, text.rstrip("\n").splitlines()
 
 
-def check_block(
-    page: Path, block: str, code: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def check_block(page: Path, block: str, code: int, capsys: pytest.CaptureFixture[str]) -> None:
     """Every command but the last one exits with 0, and the last one with `code`."""
     commands = steps(block)
     fresh = block
@@ -311,6 +311,7 @@ def check_block(
             assert without_numbers(cut) == without_numbers(shown), command
     if fresh != block:
         text = page.read_text(encoding="utf-8")
+        assert text.count(block) == 1, f"two blocks of {page.name} are the same:\n{block}"
         page.write_text(text.replace(block, fresh, 1), encoding="utf-8")
 
 
@@ -476,7 +477,9 @@ def test_make_targets_exist(path: Path) -> None:
 def test_planted_make_target_is_caught_and_commands_are_found() -> None:
     text = "```sh\nmake demo  # run it\nmake moon\n$ lipcompile inspect \\\n  m.onnx\nls\n```"
     assert missing_targets(text, "demo: x\n\techo\n") == ["moon"]
-    assert [line.split() for line in commands_in(text)] == [["lipcompile", "inspect", "m.onnx"]]
+    assert [line.split() for line in commands_in(text)] == [
+        ["lipcompile", "inspect", "m.onnx"]
+    ]
 
 
 # (e) Links

@@ -392,20 +392,15 @@ def test_layer_is_refused_with_its_reason(body: str, verdict: tuple[str, str]):
     assert [(r.code, r.reason) for r in refusals] == [verdict]
 
 
-FORGED = {
-    "directly": "[f] h = Mul(x, x) y = MatMul(h, W)",
-    "in a QDQ model": (
-        "[f] h = Mul(x, x) q = QuantizeLinear(h, S, Z) d = DequantizeLinear(q, S, Z) "
-        "y = MatMul(d, W)"
-    ),
-}
-
-
 @pytest.mark.parametrize("how", ["name", "metadata"])
-@pytest.mark.parametrize("body", FORGED.values(), ids=FORGED)
+@pytest.mark.parametrize(
+    "body",
+    ["h = Mul(x, x)", "q = QuantizeLinear(x, S, Z) h = DequantizeLinear(q, S, Z)"],
+    ids=["directly", "through a Q and DQ of its own"],
+)
 def test_layer_behind_a_forged_function_is_hardened_already(body: str, how: str):
-    subject = model(body)
-    forged = next(node for node in subject.graph if node.name == "f")
+    subject = model(f"{body} y = MatMul(h, W)")
+    forged = subject.graph[-2]
     if how == "name":
         forged.name = "lipcompile/fc/Mul"
     else:
@@ -414,12 +409,6 @@ def test_layer_behind_a_forged_function_is_hardened_already(body: str, how: str)
     assert layers == []
     assert refusal.code == "already-hardened"
     assert refusal.reason == "its input is forged already"
-
-
-def test_overload_of_a_foreign_domain_does_not_fold():
-    subject = model("h = Relu(x) w = com.microsoft.Inverse(W) y = Conv(h, w)")
-    _, (refusal,) = found(subject)
-    assert refusal.code == "computed-weight"
 
 
 # Constants

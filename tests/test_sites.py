@@ -129,25 +129,28 @@ def test_operands_of_either_side_share_a_site():
 
 
 QDQ = {
-    "before QuantizeLinear": (
+    "what DequantizeLinear gives": (
         "h = Relu(x) q = QuantizeLinear(h, S, Z) d = DequantizeLinear(q, S, Z) "
         "a = MatMul(d, W) y = MatMul(a, W)",
-        {"h": ["a"]},
+        {"d": ["a"]},
     ),
-    "of com.microsoft": (
-        "h = Relu(x) q = com.microsoft.QuantizeLinear(h, S, Z) "
-        "d = com.microsoft.DequantizeLinear(q, S, Z) a = MatMul(d, W) y = MatMul(a, W)",
-        {"h": ["a"]},
+    "several equal DequantizeLinear of one tensor": (
+        "h = Relu(x) q = QuantizeLinear(h, S, Z) d = DequantizeLinear(q, S, Z) "
+        "a = MatMul(d, W) e = DequantizeLinear(q, S, Z) b = MatMul(e, W) c = Add(a, b) "
+        "y = MatMul(c, W)",
+        {"d": ["a", "b"]},
     ),
-    "shared with a reader of the tensor itself": (
+    "unequal DequantizeLinear of one tensor": (
+        "h = Relu(x) q = QuantizeLinear(h, S, Z) d = DequantizeLinear(q, S, Z) "
+        "a = MatMul(d, W) e = DequantizeLinear(q, SIX, Z) b = MatMul(e, W) "
+        "f = DequantizeLinear<axis = 0>(q, S, Z) g = MatMul(f, W) c = Sum(a, b, g) "
+        "y = MatMul(c, W)",
+        {"d": ["a"], "e": ["b"], "f": ["g"]},
+    ),
+    "beside a reader of the tensor before": (
         "h = Relu(x) q = QuantizeLinear(h, S, Z) d = DequantizeLinear(q, S, Z) "
         "a = MatMul(d, W) b = MatMul(h, W) c = Add(a, b) y = MatMul(c, W)",
-        {"h": ["a", "b"]},
-    ),
-    "DequantizeLinear of a tensor that was never a float": (
-        "i = Cast<to = 3>(x) h = DequantizeLinear(i, S, Z) r = Relu(h) j = Cast<to = 3>(r) "
-        "d = DequantizeLinear(j, S, Z) a = MatMul(d, W) y = MatMul(a, W)",
-        {"d": ["a"]},
+        {"d": ["a"], "h": ["b"]},
     ),
 }
 

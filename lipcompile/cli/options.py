@@ -214,9 +214,9 @@ def selector_from(flags: dict[str, Any]) -> Selector:
 def scan_from(flags: dict[str, Any]) -> ScanOptions:
     """Takes the data and image flags out of `flags`."""
     image = {name: flags.pop(name) for name in _IMAGE_FLAGS}
-    image["input_size"] = _size(image["input_size"])
+    image["input_size"] = parse_size(image["input_size"])
     for name in ("mean", "std"):
-        image[name] = _numbers(name, image[name])
+        image[name] = parse_numbers(name, image[name])
     if image["rescale"] is not None:
         image["rescale"] = _number("rescale", image["rescale"])
     return ScanOptions(
@@ -244,7 +244,8 @@ def _words(text: str | None) -> tuple[str, ...]:
     return tuple(word.strip() for word in (text or "").split(",") if word.strip())
 
 
-def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
+def parse_numbers(name: str, text: str | None) -> tuple[float, ...] | None:
+    """ "0.485,0.456,0.406", where each may be a ratio."""
     return None if text is None else tuple(_number(name, word) for word in _words(text))
 
 
@@ -258,7 +259,8 @@ def _number(name: str, text: str) -> float:
         ) from error
 
 
-def _size(text: str | None) -> int | tuple[int, int] | None:
+def parse_size(text: str | None) -> int | tuple[int, int] | None:
+    """ "224", or "224x192" for height and width."""
     if text is None:
         return None
     words = text.lower().replace(",", "x").split("x")

@@ -117,7 +117,8 @@ class _Prefixes:
     """Names for inserted nodes, told apart even where two layers' names differ by a slash."""
 
     def __init__(self, graph: ir.Graph) -> None:
-        names = (node.name or "" for node in graph)
+        names = [node.name or "" for node in graph]  # which some tools drop
+        names += [value.name or "" for node in graph for value in node.outputs]
         self._taken = {n.rpartition("/")[0] for n in names if n.startswith(f"{MARK}/")}
 
     def take(self, site: Site) -> str:
