@@ -1,9 +1,10 @@
 """Write files so that a reader sees the old file or the new one, never half of one.
 
 On Linux the bytes go to a file without a name (`O_TMPFILE`) in the target folder, which is
-linked into place when it is complete: a process killed in the middle leaves nothing behind.
-Elsewhere, and on filesystems without unnamed files, a named temporary file is used; the next
-write into the folder sweeps those whose writer is gone.
+linked into place when it is complete: a process killed while it writes leaves nothing behind.
+Elsewhere, on filesystems without unnamed files, and for the instant in which an existing file
+is replaced, there is a named temporary file; the next write into the folder sweeps those whose
+writer is gone.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import errno
 import os
 import re
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -19,10 +21,11 @@ from typing import BinaryIO
 from lipcompile.errors import OutputError, SaveError
 
 _COPY_BLOCK = 1 << 24
-_TEMPORARY = re.compile(r"^\..+\.(\d+)\.lipcompile-tmp$")
+_TEMPORARY = re.compile(r"^\..+\.(\d+)-[0-9a-f]{8}\.lipcompile-tmp$")
 # What open(O_TMPFILE) answers where unnamed files are not supported (open(2), linkat(2)).
 _NO_UNNAMED = {errno.EISDIR, errno.EOPNOTSUPP, errno.ENOENT, errno.EINVAL}
 _NO_RANGE_COPY = {errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM}
+_live: set[str] = set()  # temporary files of this process; in a container PIDs come again
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 
 
@@ -60,8 +63,20 @@ def write_bytes(path: Path, *chunks: bytes) -> None:
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copies `source` to `target` atomically, block by block: memory stays flat."""
-    with open(source, "rb", buffering=0) as reader, replacing(target) as writer:
+    """Copies `source` to `target` atomically, block by block: memory stays flat.
+
+    Raises:
+        OutputError: As `replacing`.
+        SaveError: Writing failed, or `source` cannot be read or shrinks meanwhile.
+    """
+    try:
+        reader = open(source, "rb", buffering=0)  # noqa: SIM115 - entered below
+    except OSError as error:
+        raise SaveError(
+            f"'{source}' cannot be read ({error.strerror}), so '{target}' was not written: "
+            "put it back, and run again"
+        ) from error
+    with reader, replacing(target) as writer:
         remaining = os.fstat(reader.fileno()).st_size
         while remaining > 0:
             copied = _copy_block(reader, writer, remaining)
@@ -77,10 +92,13 @@ def _copy_block(reader: BinaryIO, writer: BinaryIO, remaining: int) -> int:
     size = min(_COPY_BLOCK, remaining)
     if hasattr(os, "copy_file_range"):  # in the kernel, and a reflink where it can be
         try:
-            return os.copy_file_range(reader.fileno(), writer.fileno(), size)
+            copied = os.copy_file_range(reader.fileno(), writer.fileno(), size)
         except OSError as error:
             if error.errno not in _NO_RANGE_COPY:
                 raise
+            copied = 0
+        if copied:  # some network filesystems copy nothing, and do not say so
+            return copied
     block = reader.read(size)
     writer.write(block)
     writer.flush()
@@ -118,34 +136,35 @@ def _link(descriptor: int, path: Path) -> None:
             # A dir_fd makes CPython call linkat(2), which follows the /proc link to the file.
             os.link(source, path.name, src_dir_fd=folder, dst_dir_fd=folder)
         except FileExistsError:
-            temporary = _temporary_name(path).name
-            os.link(source, temporary, src_dir_fd=folder, dst_dir_fd=folder)
-            _rename(path.parent / temporary, path)
+            with _temporary(path) as temporary:
+                os.link(source, temporary.name, src_dir_fd=folder, dst_dir_fd=folder)
+                os.replace(temporary, path)
     finally:
         os.close(folder)
 
 
 @contextlib.contextmanager
 def _open_named(path: Path) -> Iterator[_Writer]:
-    temporary = _temporary_name(path)
-    with open(temporary, "xb") as stream:
-        try:
-            yield stream, lambda: _rename(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    with _temporary(path) as temporary, open(temporary, "xb") as stream:
+
+        def commit() -> None:
+            stream.close()  # Windows does not rename an open file
+            os.replace(temporary, path)
+
+        yield stream, commit
 
 
-def _rename(temporary: Path, path: Path) -> None:
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """Yields an unused name beside `path`; what is still there at the end is removed."""
+    # 40 characters are at most 160 bytes: the whole stays below the usual limit of 255.
+    name = f".{path.name[:40]}.{os.getpid()}-{secrets.token_hex(4)}.lipcompile-tmp"
+    _live.add(name)
     try:
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _temporary_name(path: Path) -> Path:
-    return path.with_name(f".{path.name[:150]}.{os.getpid()}.lipcompile-tmp")
+        yield path.with_name(name)
+    finally:
+        path.with_name(name).unlink(missing_ok=True)
+        _live.discard(name)
 
 
 def _sweep(folder: Path) -> None:
@@ -153,12 +172,16 @@ def _sweep(folder: Path) -> None:
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             match = _TEMPORARY.match(entry.name)
-            if match and not _is_running(int(match.group(1))):
+            if match and not _is_live(entry.name, int(match.group(1))):
                 with contextlib.suppress(OSError):
                     os.unlink(entry.path)
 
 
-def _is_running(pid: int) -> bool:
+def _is_live(name: str, pid: int) -> bool:
+    if pid == os.getpid():
+        return name in _live
+    if os.name == "nt":  # os.kill would end the process instead of asking for it
+        return True
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from lipcompile.external_data import ExternalRange, sampled_digest
 
-_Samples = Mapping[tuple[str, int], bytes]
+_Samples = Mapping[tuple[str, str, int], bytes]
 
 
 def model_digest(model: ir.Model, ranges: Iterable[ExternalRange]) -> str:
@@ -28,7 +28,9 @@ def model_digest(model: ir.Model, ranges: Iterable[ExternalRange]) -> str:
         ranges: Where the external tensors lie, from `external_data.checked_ranges`.
     """
     digest = hashlib.sha256(b"lipcompile.model/1")
-    external = {(item.location, item.offset): sampled_digest(item) for item in ranges}
+    external = {
+        (item.tensor, item.location, item.offset): sampled_digest(item) for item in ranges
+    }
     opsets = {name or "ai.onnx": version for name, version in model.opset_imports.items()}
     _add(digest, model.ir_version, sorted(opsets.items()))
     _add_graph(digest, model.graph, external)
@@ -59,6 +61,7 @@ def _add_nodes(digest: hashlib._Hash, nodes: Iterable[ir.Node], external: _Sampl
         _add(digest, [v and v.name for v in node.inputs], [v.name for v in node.outputs])
         for name in sorted(node.attributes):
             _add_attribute(digest, node.attributes[name], external)
+    _add(digest, "end")  # else a node could move out of a subgraph unseen
 
 
 def _add_attribute(digest: hashlib._Hash, attribute: ir.Attr, external: _Samples) -> None:
@@ -89,7 +92,8 @@ def _add_tensor(
 ) -> None:
     _add(digest, "tensor", name, str(tensor.dtype), list(map(str, tensor.shape)))
     if isinstance(tensor, ir.ExternalTensor):
-        digest.update(external[os.fspath(tensor.location), tensor.offset or 0])
+        key = (tensor.name or "", os.fspath(tensor.location), tensor.offset or 0)
+        digest.update(external[key])
     elif tensor.dtype == ir.DataType.STRING:
         _add(digest, tensor.numpy().tolist())
     else:

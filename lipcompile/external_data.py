@@ -33,13 +33,19 @@ class ExternalRange:
 
 
 def external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
-    """Every external tensor of the model: initializers and attributes, subgraphs included."""
-    for graph in model.graphs():
+    """Every external tensor: initializers and attributes, in subgraphs and functions too."""
+    for graph in (*model.graphs(), *_function_graphs(model)):
         for value in graph.initializers.values():
             if isinstance(value.const_value, ir.ExternalTensor):
                 yield value.const_value
         for node in graph:
             yield from _attribute_tensors(node)
+
+
+def _function_graphs(model: ir.Model) -> Iterator[ir.Graph]:
+    for function in model.functions.values():
+        yield function.graph
+        yield from function.subgraphs()
 
 
 def _attribute_tensors(node: ir.Node) -> Iterator[ir.ExternalTensor]:
@@ -80,13 +86,20 @@ def _checked_range(tensor: ir.ExternalTensor, base_dir: Path) -> ExternalRange:
             f"{subject} points outside the model's folder, which is refused because a model "
             "could read any file that way: put the data beside the model and export again"
         )
-    if not path.resolve().is_relative_to(base_dir.resolve()):
+    try:
+        inside = path.resolve().is_relative_to(base_dir.resolve())
+        exists = path.is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL, a loop of links
+        raise ModelError(
+            f"{subject} cannot be a file ({error}): the model is damaged, export it again"
+        ) from error
+    if not inside:
         raise ModelError(
             f"{subject} is a symbolic link that leaves the model's folder, which is refused "
             "because a model could read any file that way: copy the data beside the model "
             "(cp -L follows links)"
         )
-    if not path.is_file():
+    if not exists:
         raise ModelError(
             f"{subject} is missing from '{base_dir}': the model was copied without its data; "
             "put the file back"

@@ -93,7 +93,10 @@ def load_onnxruntime() -> ModuleType:
         MissingExtraError: It is not installed, or does not start.
     """
     try:
-        return importlib.import_module("onnxruntime")
+        module = importlib.import_module("onnxruntime")
+        if not hasattr(module, "InferenceSession"):  # pip uninstall leaves an empty folder
+            raise ImportError("its folder is there, its content is not")
+        return module
     except ImportError as error:
         installed = [name for name in PACKAGES if package_version(name)]
         if len(installed) == 2:

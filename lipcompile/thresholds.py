@@ -7,10 +7,10 @@ import re
 
 from lipcompile.errors import OptionError
 
-_NUMBER = r"[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?"
-_POWER = re.compile(rf"({_NUMBER})(?:\^|\*\*)([-+]?{_NUMBER})")
-_RATIO = re.compile(rf"({_NUMBER})/({_NUMBER})")
-_LOST_CARET = re.compile(r"2-([0-9]+)")
+_NUMBER = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
+_POWER = re.compile(rf"({_NUMBER})\s*(?:\^|\*\*)\s*([-+]?{_NUMBER})")
+_RATIO = re.compile(rf"({_NUMBER})\s*/\s*({_NUMBER})")
+_LOST_CARET = re.compile(r"2-([1-9][0-9]?)")
 
 
 def parse_cr(text: str | float) -> float:
@@ -45,6 +45,6 @@ def _explain(text: str) -> str:
     if match := _LOST_CARET.fullmatch(text):
         return (
             f"c_r = '{text}' is no number: some shells drop the ^ of 2^-{match[1]}; quote it "
-            f"('2^-{match[1]}') or write 2**-{match[1]} or 1/{2 ** min(int(match[1]), 60)}"
+            f"('2^-{match[1]}') or write 2**-{match[1]} or 1/{2 ** int(match[1])}"
         )
     return f"c_r = '{text}' is no number: write it like 2^-7, 2**-7, 1/128 or 0.0078125"

@@ -77,7 +77,7 @@ def test_value_out_of_range_is_refused(value: float):
 
 
 NO_NUMBER = ["", " ", "abc", "1/0", "0/0", "2^", "^-7", "2^-", "1/", "2^^7", "1/2/3", "2^-7x"]
-NO_NUMBER += ["0^-1", "2^99999", "1e999^1e999", "1 28", "0.0 1", "1,5", "0x1p-7", "-2**-7"]
+NO_NUMBER += ["0^-1", "2^99999", "1 28", "0.0 1", "1,5", "0x1p-7", "-2**-7"]
 NO_NUMBER += ["2-123"]
 
 
@@ -112,7 +112,7 @@ def test_advice_is_the_number_that_was_meant():
 @example("1" * 5000 + "^" + "1" * 5000)
 @example("1/" + "0" * 400 + "1")
 @example("2^1e400")
-@example("٠.٥")
+@example("\u0660.\u0665")
 @example("1_0")
 @example("\x00")
 @example("\ud800")

@@ -9,20 +9,35 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
 
 from lipcompile.atomic import write_bytes
 from lipcompile.calibration.preprocess.transform import Preprocess
-from lipcompile.errors import TableError
+from lipcompile.errors import DataError, OptionError, TableError
 from lipcompile.text import number
 from lipcompile.text import table as text_table
 
 FORMAT = "lipcompile.calibration/1"
 _MAX_BYTES = 256 << 20
 _MODULUS = 1 << 256
+# What reading a table raises when a key is missing or holds something else.
+_DAMAGED = (
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+    DataError,
+    OptionError,
+)
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +148,15 @@ class CalibrationTable:
                 "nonfinite": list(self.data.nonfinite),
             },
             "preprocess": dict(self.preprocess) if self.preprocess is not None else None,
-            "input_range": {k: list(v) for k, v in sorted(self.input_range.items())},
+            "input_range": {
+                k: [_encoded(bound) for bound in v]
+                for k, v in sorted(self.input_range.items())
+            },
             "runtime": self.runtime,
             "complete": self.complete,
             "sites": [
-                {"tensor": site.tensor, "dtype": site.dtype, "absmax": site.absmax}
-                for site in self.sites
+                {"tensor": s.tensor, "dtype": s.dtype, "absmax": _encoded(s.absmax)}
+                for s in self.sites
             ],
         }
 
@@ -185,44 +203,49 @@ class CalibrationTable:
         """
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             found = content.get("format") if isinstance(content, dict) else None
+            shown = f"'{found[:80]}'" if isinstance(found, str) else "missing"
             raise TableError(
-                f"this is no calibration table: format {found!r}, expected '{FORMAT}'; make "
+                f"this is no calibration table: format {shown}, expected '{FORMAT}'; make "
                 "one with 'lipcompile calibrate'"
             )
         try:
             return cls._parse(content)
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        except _DAMAGED as error:
             raise TableError(
-                f"the calibration table is damaged ({type(error).__name__}: {error}): "
-                "calibrate again"
+                f"the calibration table is damaged ({type(error).__name__}: "
+                f"{str(error)[:200]}): calibrate again"
             ) from error
 
     @classmethod
     def _parse(cls, content: Mapping[str, Any]) -> CalibrationTable:
         data, model = content["data"], content["model"]
+        if content["preprocess"] is not None:
+            Preprocess.from_json(_is(dict, content["preprocess"]))
         record = DataRecord(
-            str(data["kind"]),
-            str(data["label"]),
-            int(data["samples"]),
-            add_digests([str(data["digest"])]),
-            tuple(map(str, data["unreadable"])),
-            tuple(map(str, data["nonfinite"])),
+            _is(str, data["kind"]),
+            _is(str, data["label"]),
+            _is(int, data["samples"]),
+            _is(str, data["digest"]),
+            tuple(_is(str, name) for name in _is(list, data["unreadable"])),
+            tuple(_is(str, name) for name in _is(list, data["nonfinite"])),
         )
+        if record.samples < 0 or not re.fullmatch("[0-9a-f]{64}", record.digest):
+            raise ValueError(f"{record.samples} samples with digest '{record.digest}'")
         return cls(
-            model_digest=str(model["digest"]),
-            model=str(model["name"]),
+            model_digest=_is(str, model["digest"]),
+            model=_is(str, model["name"]),
             sites=tuple(
-                SiteRange(str(s["tensor"]), str(s["dtype"]), float(s["absmax"]))
-                for s in content["sites"]
+                SiteRange(_is(str, s["tensor"]), _is(str, s["dtype"]), _decoded(s["absmax"]))
+                for s in _is(list, content["sites"])
             ),
             data=record,
             preprocess=content["preprocess"],
             input_range={
-                str(k): (float(low), float(high))
-                for k, (low, high) in content["input_range"].items()
+                name: (_decoded(low), _decoded(high))
+                for name, (low, high) in content["input_range"].items()
             },
-            runtime=str(content["runtime"]),
-            complete=bool(content["complete"]),
+            runtime=_is(str, content["runtime"]),
+            complete=_is(bool, content["complete"]),
         )
 
     def check_model(self, digest: str, name: str) -> None:
@@ -237,6 +260,23 @@ class CalibrationTable:
                 f"({self.model_digest[:19]}), and '{name}' is {digest[:19]}: calibrate "
                 f"'{name}', or pass the model that the table belongs to"
             )
+
+
+def _encoded(value: float) -> float | str:
+    """JSON has no infinity (an attention mask may feed one); -0 and 0 are one value."""
+    return value + 0.0 if math.isfinite(value) else repr(value)
+
+
+def _decoded(value: object) -> float:
+    if value in ("inf", "-inf", "nan") or type(value) in (int, float):
+        return float(value)  # type: ignore[arg-type]
+    raise TypeError(f"{str(value)[:40]!r} is not a number")
+
+
+def _is(kind: type[_T], value: object) -> _T:
+    if type(value) is not kind:  # a bool is no number here
+        raise TypeError(f"a {type(value).__name__} stands where a {kind.__name__} belongs")
+    return value
 
 
 def load_table(path: Path) -> CalibrationTable:
@@ -288,6 +328,7 @@ def _merge(left: CalibrationTable, right: CalibrationTable) -> CalibrationTable:
     )
     return replace(
         left,
+        model=_joined(left.model, right.model),
         sites=sites,
         data=_merge_data(left.data, right.data),
         input_range=merge_ranges(left.input_range, right.input_range),
@@ -303,7 +344,7 @@ def _check_mergeable(left: CalibrationTable, right: CalibrationTable) -> None:
             f"the tables were made with different preprocessing ({left.preprocess} and "
             f"{right.preprocess}): calibrate again with one"
         )
-    if [s.tensor for s in left.sites] != [s.tensor for s in right.sites]:
+    if [(s.tensor, s.dtype) for s in left.sites] != [(s.tensor, s.dtype) for s in right.sites]:
         raise TableError(
             f"the tables hold different sites ({len(left.sites)} and {len(right.sites)}): "
             "calibrate again with the same --rule, --include and --exclude"
@@ -329,11 +370,11 @@ def _merge_data(left: DataRecord, right: DataRecord) -> DataRecord:
 def merge_ranges(
     left: Mapping[str, tuple[float, float]], right: Mapping[str, tuple[float, float]]
 ) -> dict[str, tuple[float, float]]:
-    """The smallest interval per name that holds both."""
+    """The smallest interval per name that holds both; NaN counts as no value."""
     merged = dict(left)
     for name, (low, high) in right.items():
         before = merged.get(name, (low, high))
-        merged[name] = (min(low, before[0]), max(high, before[1]))
+        merged[name] = (float(np.fmin(low, before[0])), float(np.fmax(high, before[1])))
     return merged
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,6 +23,8 @@ from lipcompile.signature import TensorSpec
 
 Kind = Literal["path", "proto", "ir", "graphsurgeon"]
 _MIN_OPSET = 7  # the first with NumPy broadcasting, which every encoding uses
+# Protobuf reads 100 nested messages: 7 for a dimension of an output, 3 per subgraph.
+_MAX_NESTING = (100 - 7) // 3
 
 
 @dataclass(slots=True)
@@ -54,7 +57,8 @@ class LoadedModel:
     @property
     def opset(self) -> int:
         """Version of the default operator set."""
-        return self.graph_ir.opset_imports.get("", 1)
+        imports = self.graph_ir.opset_imports
+        return imports.get("") or imports.get("ai.onnx", 1)  # two spellings of one domain
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -86,15 +90,16 @@ def load(model: object) -> LoadedModel:
     """
     kind, name, path, proto = _read(model)
     _check_is_model(proto, name)
+    _check_graphs(proto, name)
     graph_ir = _to_ir(proto, name)
-    inlined = _inline_linear_functions(graph_ir)
+    inlined = _inline_linear_functions(graph_ir, name)
     if inlined:
         proto = render(proto, graph_ir)
         graph_ir = _to_ir(proto, name)
     remember(graph_ir)
     base_dir = path.parent if path else _folder_of_weights(model)
     external = checked_ranges(graph_ir, base_dir)
-    digest = model_digest(graph_ir, external)
+    digest = _digest(graph_ir, external, name)
     return LoadedModel(kind, name, path, base_dir, proto, graph_ir, external, digest, inlined)
 
 
@@ -105,13 +110,23 @@ def _read(model: object) -> tuple[Kind, str, Path | None, onnx.ModelProto]:
     if isinstance(model, onnx.ModelProto):
         return "proto", model.graph.name or "model", None, model
     if isinstance(model, ir.Model):
-        return "ir", model.graph.name or "model", None, ir.to_proto(model)
+        return "ir", model.graph.name or "model", None, _from_ir(model)
     if type(model).__module__.partition(".")[0] == "onnx_graphsurgeon":
         return "graphsurgeon", getattr(model, "name", "model"), None, _from_graphsurgeon(model)
     raise ModelError(
         f"a model of type '{type(model).__name__}' is not supported: pass a path, an "
         "onnx.ModelProto, an onnx_ir.Model or an onnx_graphsurgeon.Graph"
     )
+
+
+def _from_ir(model: ir.Model) -> onnx.ModelProto:
+    try:
+        proto: onnx.ModelProto = ir.to_proto(model)
+    except Exception as error:  # whatever it raises, the graph is what is wrong
+        raise ModelError(
+            f"the onnx_ir.Model cannot be serialised ({_reason(error)}): check it"
+        ) from error
+    return proto
 
 
 def _folder_of_weights(model: object) -> Path | None:
@@ -134,9 +149,9 @@ def _from_graphsurgeon(graph: object) -> onnx.ModelProto:
 
 
 def _read_file(path: Path) -> onnx.ModelProto:
-    _check_file(path)
     proto = onnx.ModelProto()
     try:
+        _check_file(path)
         proto.ParseFromString(path.read_bytes())
     except DecodeError as error:
         raise ModelError(
@@ -180,11 +195,49 @@ def _check_is_model(proto: onnx.ModelProto, name: str) -> None:
         )
 
 
+def _check_graphs(proto: onnx.ModelProto, name: str) -> None:
+    """Refuses what onnx-ir cannot hold; without recursion, since nesting is one such thing."""
+    level = [(proto.graph, proto.graph.node)]
+    level += [(onnx.GraphProto(), function.node) for function in proto.functions]
+    for _ in range(_MAX_NESTING + 1):
+        if any(
+            isinstance(text, bytes) for graph, nodes in level for text in _names(graph, nodes)
+        ):
+            raise ModelError(
+                f"'{name}' has names that are not UTF-8, as ONNX demands: export it with "
+                "ASCII names"
+            )
+        attributes = [a for _, nodes in level for node in nodes for a in node.attribute]
+        if any(graph.sparse_initializer for graph, _ in level) or any(
+            a.HasField("sparse_tensor") or a.sparse_tensors for a in attributes
+        ):
+            raise ModelError(
+                f"'{name}' keeps weights as sparse tensors, which are not supported: export "
+                "it with dense weights"
+            )
+        bodies = [
+            g for a in attributes for g in (*([a.g] if a.HasField("g") else []), *a.graphs)
+        ]
+        level = [(body, body.node) for body in bodies]
+        if not level:
+            return
+    raise ModelError(
+        f"'{name}' nests its subgraphs too deeply to be read (protobuf stops at "
+        f"{_MAX_NESTING} levels): export it with fewer nested If, Loop and Scan"
+    )
+
+
+def _names(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> Iterator[object]:
+    """Every name that passes work with; protobuf gives bytes for what is not UTF-8."""
+    for named in (*graph.input, *graph.output, *graph.initializer):
+        yield named.name
+    for node in nodes:
+        yield from (node.name, node.domain, node.op_type, *node.input, *node.output)
+
+
 def _to_ir(proto: onnx.ModelProto, name: str) -> ir.Model:
     try:
         return ir.from_proto(proto)
-    except RecursionError as error:
-        raise ModelError(f"'{name}' nests its subgraphs too deeply to be read") from error
     except Exception:  # onnx-ir does not read map types (ZipMap outputs of sklearn models)
         untyped = copy.deepcopy(proto)
     for info in (*untyped.graph.input, *untyped.graph.output, *untyped.graph.value_info):
@@ -193,10 +246,26 @@ def _to_ir(proto: onnx.ModelProto, name: str) -> ir.Model:
     try:
         return ir.from_proto(untyped)
     except Exception as error:  # whatever it raises, the file is what is wrong
-        reason = str(error.__cause__ or error).splitlines()[0]
         raise ModelError(
-            f"'{name}' is not a valid ONNX graph ({reason}): check it with onnx.checker"
+            f"'{name}' is not a valid ONNX graph ({_reason(error)}): check it with "
+            "onnx.checker"
         ) from error
+
+
+def _digest(model: ir.Model, external: tuple[ExternalRange, ...], name: str) -> str:
+    try:
+        return model_digest(model, external)
+    except (OSError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"'{name}' has a weight that cannot be read ({error}): export or copy it again"
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """First line of the error that started the chain; onnx-ir wraps one per nested object."""
+    while following := error.__cause__ or error.__context__:
+        error = following
+    return (str(error).splitlines() or [type(error).__name__])[0][:400]
 
 
 def _spec(info: onnx.ValueInfoProto) -> TensorSpec:
@@ -217,7 +286,7 @@ def _spec(info: onnx.ValueInfoProto) -> TensorSpec:
     return TensorSpec(info.name, dtype, dims)
 
 
-def _inline_linear_functions(model: ir.Model) -> tuple[str, ...]:
+def _inline_linear_functions(model: ir.Model, name: str) -> tuple[str, ...]:
     """Inlines the local functions that hold a linear layer, directly or through a call."""
     holders = {
         key
@@ -233,6 +302,12 @@ def _inline_linear_functions(model: ir.Model) -> tuple[str, ...]:
         if callers <= holders:
             break
         holders |= callers
-    if holders:
-        InlinePass(lambda function: function.identifier() in holders)(model)
-    return tuple(sorted(name for _, name, _ in holders))
+    try:
+        if holders:
+            InlinePass(lambda function: function.identifier() in holders)(model)
+    except Exception as error:  # functions that call each other, or use another opset
+        raise ModelError(
+            f"the local functions of '{name}' cannot be inlined ({_reason(error)}): export "
+            "the model without functions, or inline them with onnx.inliner"
+        ) from error
+    return tuple(sorted(function for _, function, _ in holders))

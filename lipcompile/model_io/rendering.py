@@ -19,7 +19,9 @@ PROTOBUF_LIMIT = 2**31 - 1  # bytes that one protobuf message can hold
 def remember(model: ir.Model) -> None:
     """Marks every node with its place in the original proto, for `render` to find."""
     for index, node in enumerate(model.graph):
-        node.meta["lipcompile.origin"] = (index, _fingerprint(node))
+        # The attributes are kept alive, so that no new one takes the identity of an old one.
+        held = tuple(node.attributes.values())
+        node.meta["lipcompile.origin"] = (index, _fingerprint(node), held)
 
 
 def _fingerprint(node: ir.Node) -> tuple[object, ...]:
@@ -50,16 +52,16 @@ def render(
     functions = [f for f in base.functions if (f.domain, f.name, f.overload) in kept]
     del result.functions[:]
     result.functions.extend(functions)
-    known = {opset.domain or "" for opset in base.opset_import} | {"ai.onnx"}
+    known = {opset.domain or "ai.onnx" for opset in base.opset_import}
     for domain, version in edited.opset_imports.items():
-        if domain not in known:
+        if (domain or "ai.onnx") not in known:
             result.opset_import.append(onnx.helper.make_opsetid(domain, version))
     _set_metadata(result, metadata or {})
     return result
 
 
 def _render_node(base: onnx.ModelProto, node: ir.Node) -> onnx.NodeProto:
-    index, fingerprint = node.meta.get("lipcompile.origin", (None, None))
+    index, fingerprint, _ = node.meta.get("lipcompile.origin", (None, None, None))
     if index is None:
         fresh: onnx.NodeProto = ir.to_proto(node)
         return fresh
@@ -122,10 +124,10 @@ def relocate(proto: onnx.ModelProto, locations: Mapping[str, str]) -> None:
 
 
 def _external_protos(proto: onnx.ModelProto) -> Iterable[onnx.TensorProto]:
-    graphs = [proto.graph]
+    graphs: list[onnx.GraphProto | onnx.FunctionProto] = [proto.graph, *proto.functions]
     while graphs:
         graph = graphs.pop()
-        tensors = list(graph.initializer)
+        tensors = list(graph.initializer) if isinstance(graph, onnx.GraphProto) else []
         for node in graph.node:
             for attribute in node.attribute:
                 tensors += [attribute.t, *attribute.tensors]

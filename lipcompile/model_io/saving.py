@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,14 @@ def check_output(output: Path, force: bool, inputs: tuple[Path, ...] = ()) -> No
         OutputError: `output` is a folder, one of `inputs`, exists without `force`, or its
             folder is missing or not writable.
     """
-    if output.is_dir():
+    if os.path.isdir(output):  # unlike Path.is_dir, it does not raise
         raise OutputError(f"output '{output}' is a folder: name a file in it with -o")
+    try:
+        output.exists()
+    except OSError as error:
+        raise OutputError(
+            f"output '{output}' cannot be a file ({error.strerror}): choose another with -o"
+        ) from error
     for path in inputs:
         if output.exists() and path.exists() and os.path.samefile(output, path):
             raise OutputError(
@@ -66,21 +73,43 @@ def save(source: LoadedModel, proto: onnx.ModelProto, output: Path) -> tuple[Pat
 
     Args:
         source: The model that `proto` was rendered from.
-        proto: The edited model; its external locations are changed in place.
+        proto: The edited model, not modified.
         output: The file to write; replaced if it exists.
 
     Returns:
         The files that were written, the model first.
+
+    Raises:
+        OutputError: `output` cannot be written, or is one of the model's own data files.
+        SaveError: Writing failed; what stood at `output` still does.
     """
+    read = {item.path for item in source.external}
+    check_output(output, force=True, inputs=tuple(read))
     stale = _data_files_of(output)
     targets = _data_names(source, output)
-    for location, target in targets.items():
-        copy_file(_path_of(source, location), target)
-    relocate(proto, {location: target.name for location, target in targets.items()})
-    write_bytes(output, serialize(proto))
-    for path in stale - set(targets.values()):
-        path.unlink(missing_ok=True)
+    fresh = {target for target in targets.values() if not target.exists()}
+    try:
+        for location, target in targets.items():
+            copy_file(_path_of(source, location), target)
+        write_bytes(output, serialize(_relocated(proto, targets)))
+    except BaseException:
+        for path in fresh:
+            path.unlink(missing_ok=True)
+        raise
+    needed = {path.resolve() for path in (*targets.values(), *read)}
+    for path in stale:
+        if path.resolve() not in needed:
+            path.unlink(missing_ok=True)
     return (output, *targets.values())
+
+
+def _relocated(proto: onnx.ModelProto, targets: Mapping[str, Path]) -> onnx.ModelProto:
+    if not targets:
+        return proto
+    moved = onnx.ModelProto()
+    moved.CopyFrom(proto)
+    relocate(moved, {location: target.name for location, target in targets.items()})
+    return moved
 
 
 def _path_of(source: LoadedModel, location: str) -> Path:

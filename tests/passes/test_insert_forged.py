@@ -10,6 +10,8 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lipcompile import model_io
 from lipcompile.forged import make_form
@@ -108,6 +110,13 @@ def assert_forged(
     proto: onnx.ModelProto, forged: dict[str, str], form: str, x: np.ndarray
 ) -> None:
     """Each forged tensor is form(site tensor), exactly or within a few roundings."""
+    shown = forged_as_defined(proto, forged, form, x)
+    assert shown, "nothing was suppressed, so nothing was shown"
+
+
+def forged_as_defined(
+    proto: onnx.ModelProto, forged: dict[str, str], form: str, x: np.ndarray
+) -> bool:
     shown = False
     for tensor, result in forged.items():
         in_place = tensor == result
@@ -123,7 +132,7 @@ def assert_forged(
             # The gate is computed in float32: its error stays below a few units of 2^-23.
             assert (np.abs(got - expected) <= 1e-6 * np.abs(seen)).all()
         shown |= bool((got != seen).any())
-    assert shown, "nothing was suppressed, so nothing was shown"
+    return shown
 
 
 def rows(n: int = 4, dtype: str = "float32") -> np.ndarray:
@@ -369,6 +378,35 @@ def test_copy_keeps_domain_and_attributes():
     assert_forged(after, forged, "smooth", rows())
 
 
+# Every small graph
+
+
+@st.composite
+def random_bodies(draw: st.DrawFn) -> str:
+    """Up to twelve operators over 4 x 4 tensors; branches, residual sums, shared pairs."""
+    unary = ["Relu({a})", "Tanh({a})", "Identity({a})", "Transpose({a})"]
+    unary += ["DequantizeLinear(q, S, U)", "DequantizeLinear(q, T, V)"]
+    layers = ["MatMul({a}, W)", "MatMul(W, {a})", "Gemm({a}, W, B)", "Gemm(W, {a})"]
+    binary = ["Add({a}, {b})", "Sub({a}, {b})"]
+    lines, values = ["q = QuantizeLinear(x, S, U) h = Tanh(x)"], ["h"]
+    for index in range(draw(st.integers(1, 12))):
+        a, b = draw(st.sampled_from(values[-3:])), draw(st.sampled_from(values))
+        call = draw(st.sampled_from([*unary, *layers, *binary]))
+        lines.append(f"v{index} = {call.format(a=a, b=b)}")
+        values.append(f"v{index}")
+    return " ".join([*lines, f"w = MatMul(h, W) y = Add(w, {values[-1]})"])
+
+
+@given(random_bodies(), st.sampled_from(FORMS))
+@settings(max_examples=60, deadline=None)
+def test_every_small_graph_is_hardened_by_definition(body: str, form: str):
+    before = model(body)
+    after, forged = harden(before, form, "all")
+    forged_as_defined(after, forged, form, rows())
+    again = find_sites(model_io.load(after).graph_ir, Selector("all"))
+    assert again.sites == ()
+
+
 # Types, versions and order
 
 
@@ -386,7 +424,10 @@ def test_every_opset_computes_the_form(opset: int, form: str):
 def test_every_element_type_computes_the_form(dtype: str, kind: int, form: str):
     # LeakyRelu by a half is exact, so that it does not matter that ONNX Runtime keeps the site
     # in float32 between the Casts of two 16-bit operators.
-    body = f"h = LeakyRelu<alpha = 0.5>(x) w = Cast<to = {kind}>(W) a = MatMul(h, w) y = MatMul(a, w)"
+    body = (
+        f"h = LeakyRelu<alpha = 0.5>(x) w = Cast<to = {kind}>(W) a = MatMul(h, w) "
+        "y = MatMul(a, w)"
+    )
     after, forged = harden(model(body, f"{dtype}[N,4] y", f"{dtype}[N,4] x"), form)
     x = rows(dtype="float16" if dtype == "float16" else "float64")
     seen, got = run(after, ["h", forged["h"]], x)
