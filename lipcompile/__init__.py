@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING, Any
 from lipcompile.version import __version__
 
 if TYPE_CHECKING:
+    from lipcompile.calibration.calibrate import calibrate as calibrate
     from lipcompile.calibration.preprocess.transform import Preprocess as Preprocess
     from lipcompile.calibration.scan import ScanOptions as ScanOptions
     from lipcompile.calibration.table import CalibrationTable as CalibrationTable
     from lipcompile.calibration.table import load_table as load_table
     from lipcompile.calibration.table import merge_tables as merge_tables
-    from lipcompile.compiler import calibrate as calibrate
     from lipcompile.compiler import harden as harden
-    from lipcompile.compiler import inspect as inspect
     from lipcompile.errors import LipCompileError as LipCompileError
     from lipcompile.forged import ForgedFunction as ForgedFunction
     from lipcompile.forged import make_form as make_form
+    from lipcompile.inspection import Inspection as Inspection
+    from lipcompile.inspection import inspect as inspect
     from lipcompile.results import HardenResult as HardenResult
-    from lipcompile.results import Inspection as Inspection
     from lipcompile.runtime import RuntimeOptions as RuntimeOptions
     from lipcompile.sites import Selector as Selector
 
@@ -36,15 +36,15 @@ _HOMES = {
     "CalibrationTable": "lipcompile.calibration.table",
     "ForgedFunction": "lipcompile.forged",
     "HardenResult": "lipcompile.results",
-    "Inspection": "lipcompile.results",
+    "Inspection": "lipcompile.inspection",
     "LipCompileError": "lipcompile.errors",
     "Preprocess": "lipcompile.calibration.preprocess.transform",
     "RuntimeOptions": "lipcompile.runtime",
     "ScanOptions": "lipcompile.calibration.scan",
     "Selector": "lipcompile.sites",
-    "calibrate": "lipcompile.compiler",
+    "calibrate": "lipcompile.calibration.calibrate",
     "harden": "lipcompile.compiler",
-    "inspect": "lipcompile.compiler",
+    "inspect": "lipcompile.inspection",
     "load_table": "lipcompile.calibration.table",
     "make_form": "lipcompile.forged",
     "merge_tables": "lipcompile.calibration.table",

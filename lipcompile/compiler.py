@@ -1,4 +1,4 @@
-"""harden() and calibrate(): the one place where the steps meet.
+"""harden(): the one place where the steps meet.
 
 load -> find sites -> calibrate -> thresholds -> rewrite -> check -> save
 """
@@ -7,92 +7,36 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lipcompile import model_io
-from lipcompile.calibration.scan import Probe, Progress, Scan, ScanOptions, prepare_scan
+from lipcompile.calibration.calibrate import default_table, run_scan
+from lipcompile.calibration.scan import (
+    PROBE_SAMPLES,
+    Probe,
+    Progress,
+    ScanOptions,
+    prepare_scan,
+)
 from lipcompile.calibration.table import CalibrationTable, load_table
 from lipcompile.checks import check_outputs, check_structure
-from lipcompile.errors import DataError, Interrupted, ModelError, OptionError
+from lipcompile.errors import (
+    DataError,
+    ModelError,
+    OptionError,
+    OutputError,
+)
 from lipcompile.forged import ForgedFunction, make_form
 from lipcompile.linear_layers import LinearLayer
 from lipcompile.model_io import LoadedModel
-from lipcompile.ops import MARK
 from lipcompile.passes.insert_forged import InsertForged, SitePlan, plan_site
 from lipcompile.provenance import is_hardened, make_provenance
-from lipcompile.results import HardenResult, Inspection, layer_rows
+from lipcompile.results import HardenResult, layer_rows
 from lipcompile.runtime import RuntimeOptions
 from lipcompile.sites import Selection, Selector, Site, find_sites, require_sites
 from lipcompile.thresholds import parse_cr
-
-
-def inspect(model: object, *, selector: Selector | None = None) -> Inspection:
-    """Lists every linear layer with the decision and its reason; edits nothing.
-
-    Args:
-        model: A path, `onnx.ModelProto`, `onnx_ir.Model` or graphsurgeon `Graph`.
-        selector: Which layers are wanted.
-
-    Raises:
-        ModelError: The model cannot be read.
-        SelectionError: A pattern matches nothing.
-    """
-    loaded = model_io.load(model)
-    selection = find_sites(loaded.graph_ir, selector)
-    own = {k: v for k, v in loaded.metadata.items() if k.startswith(f"{MARK}.")}
-    return Inspection(
-        loaded.name,
-        loaded.digest,
-        loaded.opset,
-        selection.rule,
-        layer_rows(selection),
-        loaded.inlined,
-        own,
-    )
-
-
-def calibrate(
-    model: object,
-    data: object,
-    *,
-    selector: Selector | None = None,
-    scan: ScanOptions | None = None,
-    runtime: RuntimeOptions | None = None,
-    output: str | os.PathLike[str] | None = None,
-    force: bool = False,
-    progress: Progress | None = None,
-) -> CalibrationTable:
-    """Records max |x| at every site over the data.
-
-    Args:
-        model: A path, `onnx.ModelProto`, `onnx_ir.Model` or graphsurgeon `Graph`.
-        data: A folder of images, a list file, .npy or .npz, an array, a dict of arrays, any
-            iterable of them, an ONNX Runtime `CalibrationDataReader`, or "random:N".
-        selector: Which layers are wanted.
-        scan: How to read the data.
-        runtime: Execution providers and threads.
-        output: Where to write the table as JSON, if anywhere.
-        force: Replace an existing `output`.
-        progress: Called with samples done and samples in all (None if unknown).
-
-    Raises:
-        LipCompileError: See `lipcompile.errors`; on Ctrl-C the partial table is saved beside
-            `output` and `Interrupted` names it.
-    """
-    target = Path(output) if output is not None else None
-    if target is not None:
-        model_io.check_output(target, force, _paths(model))
-    loaded = model_io.load(model)
-    selection = find_sites(loaded.graph_ir, selector)
-    require_sites(selection, loaded.name)
-    running = prepare_scan(
-        loaded, selection.sites, data, scan or ScanOptions(), runtime or RuntimeOptions()
-    )
-    _run(running, target or _default_table(loaded), progress)
-    if target is not None:
-        running.table.save(target)
-    return running.table
 
 
 def harden(
@@ -106,6 +50,7 @@ def harden(
     scan: ScanOptions | None = None,
     runtime: RuntimeOptions | None = None,
     output: str | os.PathLike[str] | None = None,
+    save_table: str | os.PathLike[str] | None = None,
     force: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
@@ -119,8 +64,9 @@ def harden(
     Args:
         model: A path, `onnx.ModelProto`, `onnx_ir.Model` or graphsurgeon `Graph`. It is never
             modified.
-        calib: Calibration data as for `calibrate`. With `table`, only used to compare outputs.
-        table: A calibration table, or its path, in place of a new scan.
+        calib: Calibration data as for `calibrate`.
+        table: A calibration table, or its path, in place of a new scan. With `calib`, up to
+            256 samples are run to compare outputs; the thresholds come from the table.
         cr: Relative threshold c_r with 0 < c_r < 1, as a number or like "2^-7".
         form: "smooth", "hard", or a `ForgedFunction`.
         selector: Which layers are wanted.
@@ -128,7 +74,8 @@ def harden(
         runtime: Execution providers and threads.
         output: The file to write; for a path the default is `<stem>.hardened.onnx` beside
             it, for other kinds nothing is written by default.
-        force: Replace an existing `output`; harden layers of a model that is hardened already.
+        save_table: Where to write the calibration table as well, if anywhere.
+        force: Replace existing files; harden further layers of a hardened model.
         dry_run: Do everything but write.
         progress: Called with samples done and samples in all (None if unknown).
 
@@ -145,9 +92,51 @@ def harden(
         raise OptionError(
             "hardening needs activations: give calibration data (--calib) or a table (--table)"
         )
-    target = _output_path(model, output)
-    if target is not None and not dry_run:
-        model_io.check_output(target, force, _paths(model, table))
+    targets = _Targets.named(model, output, save_table, dry_run)
+    targets.check(force, model_io.paths_among(model, table, calib))
+    task = _open(model, selector, chosen, c_r, runtime or RuntimeOptions(), force)
+    measured, probes = _measure(task, calib, table, scan or ScanOptions(), targets, progress)
+    plans = _plan(task, measured)
+    proto = _rewrite(task, plans, measured)
+    check_structure(task.loaded, proto)
+    agreement = check_outputs(task.loaded, proto, probes, task.runtime)
+    files = targets.write(task.loaded, proto, measured)
+    output_file = files[0] if files else None
+    is_path = task.loaded.kind == "path"
+    return HardenResult(
+        model=output_file if is_path else model_io.give_back(task.loaded, proto),
+        name=task.loaded.name,
+        output=output_file,
+        files=files,
+        form=chosen,
+        c_r=c_r,
+        table=measured,
+        rows=layer_rows(task.selection, plans),
+        agreement=agreement,
+        inlined=task.loaded.inlined,
+        dry_run=dry_run,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What is to be hardened, and how."""
+
+    loaded: LoadedModel
+    selection: Selection
+    form: ForgedFunction
+    c_r: float
+    runtime: RuntimeOptions
+
+
+def _open(
+    model: object,
+    selector: Selector | None,
+    form: ForgedFunction,
+    c_r: float,
+    runtime: RuntimeOptions,
+    force: bool,
+) -> _Task:
     loaded = model_io.load(model)
     if is_hardened(loaded.metadata) and not force:
         raise ModelError(
@@ -156,92 +145,85 @@ def harden(
         )
     selection = find_sites(loaded.graph_ir, selector)
     require_sites(selection, loaded.name)
-    options, providers = scan or ScanOptions(), runtime or RuntimeOptions()
-    measured, probes = _measure(
-        loaded, selection, calib, table, options, providers, target, progress
-    )
-    plans = _plan(loaded, selection.sites, measured, chosen, c_r)
-    proto = _rewrite(loaded, plans, measured, chosen, c_r)
-    check_structure(loaded, proto)
-    agreement = check_outputs(loaded, proto, probes, providers)
-    rows = layer_rows(selection, plans)
-    files: tuple[Path, ...] = ()
-    if target is not None and not dry_run:
-        files = model_io.save(loaded, proto, target)
-    given = (files[0] if files else None) if loaded.kind == "path" else None
-    return HardenResult(
-        model=given if loaded.kind == "path" else model_io.give_back(loaded, proto),
-        name=loaded.name,
-        output=files[0] if files else None,
-        files=files,
-        form=chosen,
-        c_r=c_r,
-        table=measured,
-        rows=rows,
-        agreement=agreement,
-        inlined=loaded.inlined,
-        dry_run=dry_run,
-    )
+    return _Task(loaded, selection, form, c_r, runtime)
+
+
+@dataclass(frozen=True, slots=True)
+class _Targets:
+    """Where the model and its table go, where they go anywhere."""
+
+    model: Path | None
+    table: Path | None
+    dry_run: bool
+
+    @classmethod
+    def named(
+        cls,
+        model: object,
+        output: str | os.PathLike[str] | None,
+        save_table: str | os.PathLike[str] | None,
+        dry_run: bool,
+    ) -> _Targets:
+        target = Path(output) if output is not None else None
+        if target is None and isinstance(model, (str, os.PathLike)):
+            target = Path(model).with_suffix(".hardened.onnx")
+        return cls(target, Path(save_table) if save_table is not None else None, dry_run)
+
+    def check(self, force: bool, inputs: tuple[Path, ...]) -> None:
+        """Both can be written, and are two; a dry run writes neither."""
+        for path in (self.model, self.table):
+            if path is not None and not self.dry_run:
+                model_io.check_output(path, force, inputs)
+        if self.model and self.table and self.model.resolve() == self.table.resolve():
+            raise OutputError(
+                f"the model and its calibration table would both be written to "
+                f"'{self.model}': name another file with --save-table"
+            )
+
+    def write(
+        self, loaded: LoadedModel, proto: Any, table: CalibrationTable
+    ) -> tuple[Path, ...]:
+        """Writes the table, then the model; returns the model's files."""
+        if self.table is not None and not self.dry_run:
+            table.save(self.table)
+        if self.model is None or self.dry_run:
+            return ()
+        return model_io.save(loaded, proto, self.model)
 
 
 def _measure(
-    loaded: LoadedModel,
-    selection: Selection,
+    task: _Task,
     calib: object,
     table: CalibrationTable | str | os.PathLike[str] | None,
     options: ScanOptions,
-    providers: RuntimeOptions,
-    target: Path | None,
+    targets: _Targets,
     progress: Progress | None,
 ) -> tuple[CalibrationTable, Sequence[Probe]]:
     """The table, given or scanned, and probes of the data where there is any."""
-    given = (
-        table
-        if isinstance(table, CalibrationTable) or table is None
-        else load_table(Path(table))
-    )
+    loaded, sites = task.loaded, task.selection.sites
+    given = load_table(Path(table)) if isinstance(table, (str, os.PathLike)) else table
     if given is not None:
         given.check_model(loaded.digest, loaded.name)
-        for site in selection.sites:
+        for site in sites:
             given[site.tensor]
         if calib is None:
             return given, ()
-    running = prepare_scan(loaded, selection.sites, calib, options, providers)
-    _run(running, target or _default_table(loaded), progress)
+        enough = min(options.samples or PROBE_SAMPLES, PROBE_SAMPLES)
+        options = replace(options, samples=enough)
+    running = prepare_scan(loaded, sites, calib, options, task.runtime)
+    run_scan(running, default_table(loaded.name, targets.model), progress)
     return given or running.table, running.probe
 
 
-def _run(running: Scan, beside: Path, progress: Progress | None) -> None:
-    """Runs the scan; Ctrl-C saves what it has measured so far."""
-    try:
-        running.run(progress)
-    except KeyboardInterrupt as interrupt:
-        if not running.samples:
-            raise Interrupted(
-                "interrupted before the first sample was measured"
-            ) from interrupt
-        path = beside.with_name(f"{beside.name}.partial.json")
-        running.table.save(path)
-        raise Interrupted(
-            f"interrupted after {running.samples} samples; their table is '{path}': use it "
-            "with --table, or run again"
-        ) from interrupt
-
-
-def _plan(
-    loaded: LoadedModel,
-    sites: Sequence[Site],
-    table: CalibrationTable,
-    form: ForgedFunction,
-    c_r: float,
-) -> tuple[SitePlan, ...]:
+def _plan(task: _Task, table: CalibrationTable) -> tuple[SitePlan, ...]:
     plans = []
-    for site in sites:
+    for site in task.selection.sites:
         absmax = table[site.tensor]
         if absmax == 0.0:
             raise _dead(site, table)
         try:
-            plans.append(plan_site(site, absmax, c_r * absmax, form, loaded.opset))
+            c = task.c_r * absmax
+            plans.append(plan_site(site, absmax, c, task.form, task.loaded.opset))
         except DataError as error:
             raise DataError(f"{_name(site.layers[0])}: {error}") from error
     return tuple(plans)
@@ -260,31 +242,8 @@ def _name(layer: LinearLayer) -> str:
     return f"layer '{layer.name}' ({layer.node.op_type})"
 
 
-def _rewrite(
-    loaded: LoadedModel,
-    plans: tuple[SitePlan, ...],
-    table: CalibrationTable,
-    form: ForgedFunction,
-    c_r: float,
-) -> Any:
-    forged = InsertForged(form, plans)(loaded.graph_ir)
-    metadata = make_provenance(
-        loaded.digest, table, form, c_r, plans, forged, loaded.metadata, loaded.inlined
-    )
+def _rewrite(task: _Task, plans: tuple[SitePlan, ...], table: CalibrationTable) -> Any:
+    loaded = task.loaded
+    forged = InsertForged(task.form, plans)(loaded.graph_ir)
+    metadata = make_provenance(loaded, table, task.form, task.c_r, plans, forged)
     return model_io.render(loaded.proto, loaded.graph_ir, metadata)
-
-
-def _output_path(model: object, output: str | os.PathLike[str] | None) -> Path | None:
-    if output is not None:
-        return Path(output)
-    if isinstance(model, (str, os.PathLike)):
-        return Path(model).with_suffix(".hardened.onnx")
-    return None
-
-
-def _default_table(loaded: LoadedModel) -> Path:
-    return Path(f"{Path(loaded.name).stem}.table.json")
-
-
-def _paths(*given: object) -> tuple[Path, ...]:
-    return tuple(Path(item) for item in given if isinstance(item, (str, os.PathLike)))

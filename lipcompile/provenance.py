@@ -19,6 +19,7 @@ from typing import Any
 from lipcompile.calibration.table import CalibrationTable
 from lipcompile.errors import ModelError
 from lipcompile.forged import ForgedFunction
+from lipcompile.model_io import LoadedModel
 from lipcompile.ops import MARK
 from lipcompile.passes.insert_forged import SitePlan
 from lipcompile.version import __version__
@@ -48,19 +49,26 @@ def read_sites(metadata: Mapping[str, str]) -> list[dict[str, Any]]:
 
 
 def make_provenance(
-    source_digest: str,
+    source: LoadedModel,
     table: CalibrationTable,
     form: ForgedFunction,
     c_r: float,
     plans: tuple[SitePlan, ...],
     forged: Mapping[str, str],
-    before: Mapping[str, str],
-    inlined: tuple[str, ...] = (),
 ) -> dict[str, str]:
-    """The metadata to add; `before` is what the model says of itself already.
+    """The metadata to add to `source`; what it says of itself already is kept.
 
     Holds no time and no path: the same inputs give the same bytes.
+
+    Args:
+        source: The model that was hardened.
+        table: Where its maxima came from.
+        form: The forged function.
+        c_r: Relative threshold.
+        plans: What was done at each site.
+        forged: For each site tensor the tensor that holds f_c of it.
     """
+    before = source.metadata
     records = read_sites(before)
     records += [_record(plan, form, c_r, forged[plan.site.tensor]) for plan in plans]
     data = {
@@ -70,7 +78,7 @@ def make_provenance(
     }
     metadata = {
         f"{MARK}.version": __version__,
-        f"{MARK}.source": before.get(f"{MARK}.source", source_digest),
+        f"{MARK}.source": before.get(f"{MARK}.source", source.digest),
         f"{MARK}.table": table.digest,
         f"{MARK}.data": json.dumps(data),
         f"{MARK}.form": form.name,
@@ -78,8 +86,8 @@ def make_provenance(
         SITES: json.dumps(records),
     }
     metadata |= {f"{MARK}.{k}": repr(v) for k, v in form.parameters().items()}
-    if inlined:
-        metadata[f"{MARK}.inlined"] = json.dumps(list(inlined))
+    if source.inlined:
+        metadata[f"{MARK}.inlined"] = json.dumps(list(source.inlined))
     return metadata
 
 

@@ -15,6 +15,8 @@ from lipcompile.passes.insert_forged import SitePlan
 from lipcompile.sites import Selection, Site
 from lipcompile.text import count, number, percent, power_of_two, table
 
+_LOW_AGREEMENT = 0.95  # below this share the result is said to be doubtful
+
 
 @dataclass(frozen=True, slots=True)
 class LayerRow:
@@ -75,66 +77,6 @@ def _selected(layer: LinearLayer, site: Site, plan: SitePlan | None) -> LayerRow
         c=plan.c if plan else None,
         encoding=plan.encoding.label if plan else None,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Inspection:
-    """What `inspect` finds in a model.
-
-    Attributes:
-        model: Name of the model.
-        digest: Digest of what it computes.
-        opset: Version of the default operator set.
-        rule: Selection rule.
-        rows: One row per linear layer, in graph order.
-        inlined: Local functions that hardening would inline.
-        provenance: `lipcompile.*` metadata, for a hardened model.
-    """
-
-    model: str
-    digest: str
-    opset: int
-    rule: str
-    rows: tuple[LayerRow, ...]
-    inlined: tuple[str, ...]
-    provenance: dict[str, str]
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "digest": self.digest,
-            "opset": self.opset,
-            "rule": self.rule,
-            "layers": [asdict(row) for row in self.rows],
-            "inlined": list(self.inlined),
-            "provenance": self.provenance,
-        }
-
-    def __str__(self) -> str:
-        chosen = [row for row in self.rows if row.selected]
-        sites = len({row.tensor for row in chosen})
-        cells = [
-            (
-                row.layer,
-                row.op_type,
-                row.tensor or "",
-                row.dtype or "",
-                row.weight or "",
-                "forge" if row.selected else f"leave: {row.code} ({row.reason})",
-            )
-            for row in self.rows
-        ]
-        lines = [f"{self.model}: opset {self.opset}, {self.digest[:19]}, rule {self.rule}"]
-        if self.inlined:
-            lines.append(f"local functions to inline: {', '.join(self.inlined)}")
-        if self.provenance:
-            form, c_r = (self.provenance.get(f"lipcompile.{k}", "?") for k in ("form", "c_r"))
-            lines.append(f"hardened already: form {form}, c_r {c_r}")
-        lines.append("")
-        lines += table(("layer", "operator", "input", "type", "weight", "decision"), cells)
-        left = len(self.rows) - len(chosen)
-        lines += ["", f"{count(chosen, 'layer')} at {sites} sites to forge, {left} left alone"]
-        return "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,12 +156,16 @@ class HardenResult:
 
     def _summary(self) -> list[str]:
         chosen = [row for row in self.rows if row.selected]
-        sites = len({row.tensor for row in chosen})
+        sites = {row.tensor for row in chosen}
         left = len(self.rows) - len(chosen)
-        lines = [f"{count(chosen, 'layer')} at {sites} sites forged, {left} left alone"]
+        lines = [
+            f"{count(chosen, 'layer')} at {count(sites, 'site')} forged, {left} left alone"
+        ]
         if self.inlined:
             lines.append(f"local functions inlined: {', '.join(self.inlined)}")
         lines.append(self._agreement_line())
+        if self.agreement is not None and (self.agreement.top1 or 1.0) < _LOW_AGREEMENT:
+            lines.append("warning: the hardened model often disagrees; try a smaller --cr")
         if self.dry_run:
             lines.append("dry run: nothing was written")
         for path in self.files:

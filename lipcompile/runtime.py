@@ -190,7 +190,7 @@ def _available(ort: ModuleType, options: RuntimeOptions) -> list[str]:
     available = ort.get_available_providers()
     missing = [name for name in wanted if name not in available]
     if missing and not options.allow_cpu_fallback:
-        raise ProviderError(_inactive(missing[0], available))
+        raise ProviderError(_inactive(missing[0], "installed", available))
     kept = [name for name in wanted if name in available]
     return kept if "CPUExecutionProvider" in kept else [*kept, "CPUExecutionProvider"]
 
@@ -198,10 +198,10 @@ def _available(ort: ModuleType, options: RuntimeOptions) -> list[str]:
 def _check_active(session: Session, options: RuntimeOptions) -> None:
     for name in session.requested:
         if name not in session.providers and not options.allow_cpu_fallback:
-            raise ProviderError(_inactive(name, session.providers))
+            raise ProviderError(_inactive(name, "active", session.providers))
 
 
-def _inactive(name: str, active: Sequence[str]) -> str:
+def _inactive(name: str, state: str, others: Sequence[str]) -> str:
     double = all(package_version(package) for package in PACKAGES)
     cause = (
         "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: "
@@ -210,8 +210,8 @@ def _inactive(name: str, active: Sequence[str]) -> str:
         else 'see "lipcompile doctor"; a GPU needs pip install "lipcompile[gpu]"'
     )
     return (
-        f"execution provider '{name}' was asked for and is not active (active: "
-        f"{', '.join(active)}): {cause}, or pass --allow-cpu-fallback"
+        f"execution provider '{name}' was asked for and is not active ({state}: "
+        f"{', '.join(others)}): {cause}, or pass --allow-cpu-fallback"
     )
 
 

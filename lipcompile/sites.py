@@ -145,9 +145,14 @@ def require_sites(selection: Selection, model_name: str) -> None:
     for refusal in selection.refusals:
         reasons[refusal.code] = reasons.get(refusal.code, 0) + 1
     listed = ", ".join(f"{count} {code}" for code, count in sorted(reasons.items()))
+    advice = (
+        "it is hardened as far as the rule goes"
+        if "already-hardened" in reasons
+        else "see 'lipcompile inspect', or pass --rule all"
+    )
     raise SelectionError(
         f"'{model_name}': none of {len(selection.refusals)} linear layers is selected "
-        f"({listed}): see 'lipcompile inspect', or pass --rule all"
+        f"({listed}): {advice}"
     )
 
 

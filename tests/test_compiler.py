@@ -351,7 +351,7 @@ def test_ctrl_c_saves_the_partial_table(
         lipcompile.calibrate(path, interrupted(), scan=options, output=tmp_path / "t.json")
     assert caught.value.exit_code == 130
     assert not (tmp_path / "t.json").exists()
-    partial = tmp_path / "t.json.partial.json"
+    partial = tmp_path / "t.partial.json"
     assert partial.exists() == (after > 0)
     if after:
         table = lipcompile.load_table(partial)

@@ -29,7 +29,7 @@ from lipcompile.sites import Site
 
 Progress = Callable[[int, int | None], None]
 
-_PROBE_SAMPLES = 256
+PROBE_SAMPLES = 256  # kept with their outputs, to compare models
 _PROBE_BYTES = 128 << 20
 
 
@@ -198,7 +198,7 @@ class Scan:
 
     def _wants_probes(self) -> bool:
         kept = sum(probe.count for probe in self.probe)
-        return kept < _PROBE_SAMPLES and self._probe_bytes < _PROBE_BYTES
+        return kept < PROBE_SAMPLES and self._probe_bytes < _PROBE_BYTES
 
 
 @dataclass(frozen=True, slots=True)

@@ -258,7 +258,8 @@ class CalibrationTable:
             raise TableError(
                 f"the calibration table was measured on another model: '{self.model}' "
                 f"({self.model_digest[:19]}), and '{name}' is {digest[:19]}: calibrate "
-                f"'{name}', or pass the model that the table belongs to"
+                f"'{name}', or pass the model that the table belongs to (weights moved in or "
+                "out of external data count as another model)"
             )
 
 

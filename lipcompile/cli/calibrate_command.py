@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from lipcompile.calibration.calibrate import calibrate
 from lipcompile.cli.options import (
     data_flags,
     image_flags,
@@ -18,7 +19,6 @@ from lipcompile.cli.options import (
     selector_from,
 )
 from lipcompile.cli.show import progress, show
-from lipcompile.compiler import calibrate
 
 
 @click.command("calibrate")

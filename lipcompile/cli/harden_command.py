@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
-from lipcompile import model_io
 from lipcompile.cli.options import (
     data_flags,
     image_flags,
@@ -30,7 +28,9 @@ from lipcompile.forged import FORMS, make_form
     metavar="DATA",
     help="Calibration data: a folder of images, a list file, .npy, .npz, or random:N.",
 )
-@click.option("--table", metavar="JSON", help="Use this calibration table; run no scan.")
+@click.option(
+    "--table", metavar="JSON", help="Take the maxima from this table, and run no scan."
+)
 @click.option(
     "--cr",
     default="2^-7",
@@ -71,7 +71,6 @@ def command(
     form: str,
     a: float | None,
     b: float | None,
-    save_table: str | None,
     no_progress: bool,
     format_: str,
     quiet: bool,
@@ -87,8 +86,6 @@ def command(
     Example:
       lipcompile harden model.onnx --calib imagenet_subset/ --cr 2^-7
     """
-    if save_table is not None and not flags["dry_run"]:
-        model_io.check_output(Path(save_table), flags["force"], (Path(model),))
     selector, scan, runtime = selector_from(flags), scan_from(flags), runtime_from(flags)
     flags.pop("verbose")
     with progress("calibrating", not (no_progress or quiet)) as update:
@@ -102,6 +99,4 @@ def command(
             progress=update,
             **flags,
         )
-    if save_table is not None and not flags["dry_run"]:
-        result.table.save(Path(save_table))
     show(result, format_, quiet)

@@ -8,7 +8,7 @@ import click
 
 from lipcompile.cli.options import selection_flags, selector_from
 from lipcompile.cli.show import show
-from lipcompile.compiler import inspect
+from lipcompile.inspection import inspect
 
 
 @click.command("inspect")

@@ -9,6 +9,7 @@ import click
 
 from lipcompile.calibration.scan import ScanOptions
 from lipcompile.errors import OptionError
+from lipcompile.ops import LINEAR_OPS
 from lipcompile.runtime import RuntimeOptions
 from lipcompile.sites import Selector
 
@@ -144,7 +145,7 @@ def image_flags(command: Command) -> Command:
             ),
             click.option(
                 "--color",
-                type=click.Choice(["RGB", "BGR", "L"], case_sensitive=False),
+                type=click.Choice(["RGB", "BGR", "L"]),
                 help="Order of the channels.",
             ),
         ]
@@ -207,7 +208,7 @@ def selector_from(flags: dict[str, Any]) -> Selector:
         rule=flags.pop("rule"),
         include=flags.pop("include"),
         exclude=flags.pop("exclude"),
-        op_types=_words(flags.pop("op_types")),
+        op_types=tuple(_operator(word) for word in _words(flags.pop("op_types"))),
     )
 
 
@@ -238,6 +239,11 @@ def runtime_from(flags: dict[str, Any]) -> RuntimeOptions:
         threads=flags.pop("threads"),
         verbose=flags["verbose"],
     )
+
+
+def _operator(word: str) -> str:
+    """The operator in its own spelling, where only the case differs."""
+    return next((name for name in LINEAR_OPS if name.lower() == word.lower()), word)
 
 
 def _words(text: str | None) -> tuple[str, ...]:

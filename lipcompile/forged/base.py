@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, final
 
 import ml_dtypes  # noqa: F401  (makes NumPy know "bfloat16")
 import numpy as np
@@ -112,24 +112,33 @@ class ForgedFunction(ABC):
     def encoding(self, context: EncodingContext) -> Encoding:
         """The cheapest encoding that computes the definition in this context."""
 
-    def parameters(self) -> dict[str, float]:
-        """Hyper-parameters by name, for provenance."""
-        return {}
-
+    @abstractmethod
     def working_type(self, dtype: str) -> str:
-        """The element type in which c is held for a site of type `dtype`."""
-        return dtype
+        """NumPy name of the type in which f_c is computed at a site of type `dtype`."""
 
+    @abstractmethod
+    def constants(self, c: float) -> tuple[float, ...]:
+        """The numbers depending on c that the encoding holds, in the working type."""
+
+    @final
+    def parameters(self) -> dict[str, float]:
+        """Hyper-parameters by name, for provenance: the fields of the form."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @final
     def threshold(self, c: float, dtype: str) -> float:
-        """c rounded to the type that the encoding holds it in.
+        """c rounded to the type that f_c is computed in.
 
         Raises:
-            DataError: c is too small for that type, and would become 0.
+            DataError: c, or a constant made from it, becomes 0 or infinite in that type.
         """
-        held = float(np.asarray(c, dtype=self.working_type(dtype)))
-        if held == 0.0:
+        working = self.working_type(dtype)
+        with np.errstate(over="ignore", divide="ignore"):
+            held = float(np.asarray(c, dtype=working))
+            numbers = np.asarray([held, *self.constants(held)] if held else [held], working)
+        if not (np.isfinite(numbers).all() and numbers.all()):
             raise DataError(
-                f"threshold {c:.3g} is 0 in {self.working_type(dtype)}: raise --cr, or leave "
-                "the layer out with --exclude"
+                f"threshold {c:.3g} is too small for {working}, in which {self.name} is "
+                "computed: raise --cr, or leave the layer out with --exclude"
             )
         return held

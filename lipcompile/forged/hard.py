@@ -34,6 +34,12 @@ class Hard(ForgedFunction):
     def slope(self) -> float:
         return math.inf
 
+    def working_type(self, dtype: str) -> str:
+        return dtype
+
+    def constants(self, c: float) -> tuple[float, ...]:
+        return (c,)
+
     def encoding(self, context: EncodingContext) -> Encoding:
         if context.opset >= 10 and context.dtype in _THRESHOLDED_RELU_TYPES:
             if context.replaceable_relu:

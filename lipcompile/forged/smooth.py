@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from lipcompile.errors import DataError, OptionError
+from lipcompile.errors import OptionError
 from lipcompile.forged.base import Emitter, Encoding, EncodingContext, ForgedFunction
 
 
@@ -55,22 +55,11 @@ class Smooth(ForgedFunction):
         s = 1.0 / (1.0 + np.exp(-self.a * (u - self.b)))
         return float((s + self.a * u * s * (1.0 - s)).max() * (1 + 1e-6))
 
-    def parameters(self) -> dict[str, float]:
-        return {"a": self.a, "b": self.b}
-
     def working_type(self, dtype: str) -> str:
         return "float32" if dtype in ("float16", "bfloat16") else dtype
 
-    def threshold(self, c: float, dtype: str) -> float:
-        held = ForgedFunction.threshold(self, c, dtype)
-        with np.errstate(over="ignore"):
-            scale = np.asarray(self.a / held, dtype=self.working_type(dtype))
-        if not np.isfinite(scale):
-            raise DataError(
-                f"threshold {c:.3g} is too small: a / c overflows {self.working_type(dtype)}; "
-                "raise --cr, or leave the layer out with --exclude"
-            )
-        return held
+    def constants(self, c: float) -> tuple[float, ...]:
+        return (self.a / c,)
 
     def encoding(self, context: EncodingContext) -> Encoding:
         through = self.working_type(context.dtype)
@@ -81,7 +70,8 @@ class Smooth(ForgedFunction):
         def build(emit: Emitter, x: ir.Value, c: float) -> ir.Value:
             wide = x if through == context.dtype else emit.cast(x, through)
             magnitude = wide if context.nonnegative else emit("Abs", wide)
-            scaled = emit("Mul", magnitude, emit.constant(self.a / c, through))
+            (scale,) = self.constants(c)
+            scaled = emit("Mul", magnitude, emit.constant(scale, through))
             shifted = emit("Sub", scaled, emit.constant(self.a * self.b, through))
             forged = emit("Mul", wide, emit("Sigmoid", shifted))
             return forged if through == context.dtype else emit.cast(forged, context.dtype)

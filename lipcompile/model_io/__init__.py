@@ -13,7 +13,7 @@ from lipcompile.model_io.rendering import (
     serialize,
     with_extra_outputs,
 )
-from lipcompile.model_io.saving import check_output, give_back, save
+from lipcompile.model_io.saving import check_output, give_back, paths_among, save
 
 __all__ = [
     "LoadedModel",
@@ -21,6 +21,7 @@ __all__ = [
     "give_back",
     "load",
     "passes_checker",
+    "paths_among",
     "render",
     "save",
     "serialize",

@@ -33,6 +33,11 @@ def give_back(source: LoadedModel, proto: onnx.ModelProto) -> Any:
     return proto
 
 
+def paths_among(*given: object) -> tuple[Path, ...]:
+    """The arguments that are paths: what a result must not be written over."""
+    return tuple(Path(item) for item in given if isinstance(item, (str, os.PathLike)))
+
+
 def check_output(output: Path, force: bool, inputs: tuple[Path, ...] = ()) -> None:
     """Refuses an output that cannot or must not be written, before any long work starts.
 

@@ -80,7 +80,7 @@ def test_harden_prints_layers_and_writes_the_model(folder: Path, run: Run) -> No
     assert (code, err) == (0, "")
     assert "form smooth (a = 10, b = 1), c_r = 2^-7 = 0.0078125" in out
     assert "graph-input" in out
-    assert "1 layer at 1 sites forged, 2 left alone" in out
+    assert "1 layer at 1 site forged, 2 left alone" in out
     assert "top-1 agreement with the original on 12 calibration samples" in out
     assert "wrote 'model.hardened.onnx'" in out
     assert files(folder) == {"model.onnx", "calib", "model.hardened.onnx"}
@@ -181,6 +181,8 @@ MISTAKES: list[tuple[str, int, str]] = [
     ("harden model.onnx --calib calib -o model.onnx --force", 2, "is the input itself"),
     ("harden model.onnx --calib calib -o taken.onnx", 2, "pass --force"),
     ("harden model.onnx --calib calib -o no/where.onnx", 2, "does not exist"),
+    ("harden model.onnx --calib calib -o x.onnx --save-table x.onnx", 2, "both be written"),
+    ("harden model.onnx --calib good.npy -o good.npy --force", 2, "is the input itself"),
     ("harden model.onnx --calib calib --samples 0", 2, "give 1 or more"),
     ("harden model.onnx --calib calib --batch-size -1", 2, "give 1 or more"),
     ("harden model.onnx --calib calib --mean a", 2, "--mean 'a' is no number"),
@@ -213,6 +215,7 @@ def mistakes(folder: Path) -> Path:
     Image.fromarray(np.zeros((8, 8), "uint16")).save(folder / "deep" / "depth.png")
     good = np.zeros((2, 3, 8, 8), "float32")
     np.save(folder / "bad.npy", np.full_like(good, np.inf))
+    np.save(folder / "good.npy", good)
     np.save(folder / "shape.npy", np.zeros((2, 3, 8, 9), "float32"))
     np.save(folder / "dtype.npy", good.astype("int64"))
     np.savez(folder / "names.npz", a=good, b=good)
@@ -305,8 +308,8 @@ def test_ctrl_c_ends_with_130_and_names_the_partial_table(endless: Path) -> None
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130, (out, err)
     assert "Traceback" not in err
-    assert "model.table.json.partial.json" in err
-    partial = json.loads((endless / "model.table.json.partial.json").read_text())
+    assert "model.table.partial.json" in err
+    partial = json.loads((endless / "model.table.partial.json").read_text())
     assert partial["complete"] is False
     assert partial["data"]["samples"] > 0
 

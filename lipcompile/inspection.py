@@ -1,0 +1,100 @@
+"""inspect(): every linear layer of a model, with the decision and its reason."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lipcompile import model_io
+from lipcompile.ops import MARK
+from lipcompile.results import LayerRow, layer_rows
+from lipcompile.sites import Selector, find_sites
+from lipcompile.text import count, table
+
+
+def inspect(model: object, *, selector: Selector | None = None) -> Inspection:
+    """Lists every linear layer with the decision and its reason; edits nothing.
+
+    Args:
+        model: A path, `onnx.ModelProto`, `onnx_ir.Model` or graphsurgeon `Graph`.
+        selector: Which layers are wanted.
+
+    Raises:
+        ModelError: The model cannot be read.
+        SelectionError: A pattern matches nothing.
+    """
+    loaded = model_io.load(model)
+    selection = find_sites(loaded.graph_ir, selector)
+    own = {k: v for k, v in loaded.metadata.items() if k.startswith(f"{MARK}.")}
+    return Inspection(
+        loaded.name,
+        loaded.digest,
+        loaded.opset,
+        selection.rule,
+        layer_rows(selection),
+        loaded.inlined,
+        own,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What `inspect` finds in a model.
+
+    Attributes:
+        model: Name of the model.
+        digest: Digest of what it computes.
+        opset: Version of the default operator set.
+        rule: Selection rule.
+        rows: One row per linear layer, in graph order.
+        inlined: Local functions that hardening would inline.
+        provenance: `lipcompile.*` metadata, for a hardened model.
+    """
+
+    model: str
+    digest: str
+    opset: int
+    rule: str
+    rows: tuple[LayerRow, ...]
+    inlined: tuple[str, ...]
+    provenance: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "digest": self.digest,
+            "opset": self.opset,
+            "rule": self.rule,
+            "layers": [asdict(row) for row in self.rows],
+            "inlined": list(self.inlined),
+            "provenance": self.provenance,
+        }
+
+    def __str__(self) -> str:
+        chosen = [row for row in self.rows if row.selected]
+        sites = {row.tensor for row in chosen}
+        cells = [
+            (
+                row.layer,
+                row.op_type,
+                row.tensor or "",
+                row.dtype or "",
+                row.weight or "",
+                "forge" if row.selected else f"leave: {row.code} ({row.reason})",
+            )
+            for row in self.rows
+        ]
+        lines = [f"{self.model}: opset {self.opset}, {self.digest[:19]}, rule {self.rule}"]
+        if self.inlined:
+            lines.append(f"local functions to inline: {', '.join(self.inlined)}")
+        if self.provenance:
+            form, c_r = (self.provenance.get(f"lipcompile.{k}", "?") for k in ("form", "c_r"))
+            lines.append(f"hardened already: form {form}, c_r {c_r}")
+        lines.append("")
+        lines += table(("layer", "operator", "input", "type", "weight", "decision"), cells)
+        left = len(self.rows) - len(chosen)
+        lines += [
+            "",
+            f"{count(chosen, 'layer')} at {count(sites, 'site')} to forge, {left} left alone",
+        ]
+        return "\n".join(lines)
