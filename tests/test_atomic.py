@@ -135,6 +135,8 @@ while True:
     with atomic.replacing(path) as stream:
         for _ in range(16):
             stream.write(bytes([number]) * 40000)
+    if number == 1:
+        print("written", flush=True)
 """
 
 
@@ -142,15 +144,16 @@ def is_complete(content):
     return len(content) == 640_000 and content == content[:1] * len(content)
 
 
-def killed_writer(path, way, seconds):
+def kill_a_writer(path, way, seconds, after_first_write):
     command = [sys.executable, "-c", _OVERWRITE, str(path), way]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
         try:
-            writer.stdout.readline()
+            assert writer.stdout.readline() == b"ready\n"
+            if after_first_write:
+                assert writer.stdout.readline() == b"written\n"
             time.sleep(seconds)
         finally:
             writer.send_signal(signal.SIGKILL)
-    return writer.pid
 
 
 @pytest.mark.parametrize("way", ["unnamed", "named"])
@@ -158,8 +161,8 @@ def test_a_killed_writer_leaves_the_old_file_or_the_new_one(way, tmp_path):
     path = tmp_path / "f"
     rng = random.Random(way)
     seen, litter = set(), 0
-    for _ in range(12):
-        killed_writer(path, way, rng.uniform(0, 0.04))
+    for kill in range(12):
+        kill_a_writer(path, way, rng.uniform(0, 0.04), after_first_write=kill % 2 == 1)
         if path.exists():
             assert is_complete(path.read_bytes())
             seen.add(path.read_bytes()[0])
@@ -184,7 +187,9 @@ def test_a_reader_that_checks_would_see_a_plain_write(tmp_path):
 def test_litter_of_dead_writers_is_swept_and_of_live_ones_kept(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as live:
+    with subprocess.Popen(
+        [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE
+    ) as live:
         kept = [
             f".x.{live.pid}-0123abcd.lipcompile-tmp",
             f".x.{dead.pid}-0123abcd.lipcompile-tmp.bak",

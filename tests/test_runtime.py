@@ -32,7 +32,6 @@ def test_a_model_runs(small_cnn):
     assert session.providers == (CPU,) and session.outputs == ("y",)
     want = onnxruntime.InferenceSession(model).run(None, {"x": X})[0]
     np.testing.assert_array_equal(session.run(["y"], {"x": X})["y"], want)
-    assert session.run([], {"x": X}).keys() <= {"y"}
 
 
 def test_a_path_runs(tmp_path, external_cnn):
@@ -140,7 +139,7 @@ def test_a_provider_that_is_not_available(monkeypatch):
     installed(monkeypatch, "onnxruntime")
     with pytest.raises(
         ProviderError,
-        match=rf"'{CUDA}' was asked for and is not active \(active: {CPU}\).*lipcompile\[gpu\]",
+        match=rf"'{CUDA}' was asked for .* \(installed: {CPU}\).*lipcompile\[gpu\]",
     ) as caught:
         open_session(b"", RuntimeOptions(providers=("cuda",)))
     assert caught.value.exit_code == 3 and "--allow-cpu-fallback" in str(caught.value)
@@ -154,7 +153,7 @@ def test_a_silent_fallback_is_noticed(monkeypatch):
     """ONNX Runtime lists the provider, fails to start it, and runs on the CPU."""
     created = fake(monkeypatch, [CUDA, CPU], [CPU])
     installed(monkeypatch, "onnxruntime-gpu")
-    with pytest.raises(ProviderError, match=rf"'{CUDA}' was asked for and is not active"):
+    with pytest.raises(ProviderError, match=rf"'{CUDA}' .* is not active \(active: {CPU}\)"):
         open_session(b"", RuntimeOptions(providers=("cuda",)))
     assert created == [[CUDA, CPU]]
     options = RuntimeOptions(providers=("cuda",), allow_cpu_fallback=True)

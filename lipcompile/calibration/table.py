@@ -315,10 +315,22 @@ def merge_tables(tables: Iterable[CalibrationTable]) -> CalibrationTable:
     rest = list(tables)
     if not rest:
         raise TableError("there is no table to merge: name at least one")
+    _check_distinct(rest)
     merged = rest.pop(0)
     for table in rest:
         merged = _merge(merged, table)
     return merged
+
+
+def _check_distinct(tables: Iterable[CalibrationTable]) -> None:
+    seen: dict[str, DataRecord] = {}
+    for data in (table.data for table in tables):
+        if data.digest in seen:
+            raise TableError(
+                f"two tables were measured on the same {data.samples} samples "
+                f"('{seen[data.digest].label}' and '{data.label}'): name each shard once"
+            )
+        seen[data.digest] = data
 
 
 def _merge(left: CalibrationTable, right: CalibrationTable) -> CalibrationTable:
@@ -349,11 +361,6 @@ def _check_mergeable(left: CalibrationTable, right: CalibrationTable) -> None:
         raise TableError(
             f"the tables hold different sites ({len(left.sites)} and {len(right.sites)}): "
             "calibrate again with the same --rule, --include and --exclude"
-        )
-    if left.data.digest == right.data.digest:
-        raise TableError(
-            f"two tables were measured on the same {left.data.samples} samples "
-            f"('{left.data.label}' and '{right.data.label}'): name each shard once"
         )
 
 

@@ -229,8 +229,8 @@ def _check_graphs(proto: onnx.ModelProto, name: str) -> None:
 
 def _names(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> Iterator[object]:
     """Every name that passes work with; protobuf gives bytes for what is not UTF-8."""
-    for named in (*graph.input, *graph.output, *graph.initializer):
-        yield named.name
+    yield from (info.name for info in (*graph.input, *graph.output))
+    yield from (tensor.name for tensor in graph.initializer)
     for node in nodes:
         yield from (node.name, node.domain, node.op_type, *node.input, *node.output)
 
