@@ -75,8 +75,8 @@ def compare(model: Path, data: Path, options: ScanOptions) -> None:
         return (scan.batcher.feeds(batch) for batch in scan.batcher.group(scan.source))
 
     scan = prepare_scan(loaded, sites, data, options, RuntimeOptions())
-    with_taps = TappedModel(loaded, sites, RuntimeOptions())
-    plain = open_session(model, RuntimeOptions())
+    with_taps = TappedModel(loaded, sites, RuntimeOptions(spinning=False))
+    plain = open_session(model, RuntimeOptions(spinning=False))
     samples = list(scan.source)
     grouped = list(scan.batcher.group(samples))
     fed = [scan.batcher.feeds(batch) for batch in grouped]

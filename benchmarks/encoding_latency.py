@@ -39,12 +39,12 @@ def random_feeds(path: Path, batch: int) -> dict[str, np.ndarray]:
 
 def compare(path: Path, batch: int, pairs: int) -> None:
     feeds = random_feeds(path, batch)
-    original = open_session(path, RuntimeOptions())
+    original = open_session(path, RuntimeOptions(spinning=False))
     with tempfile.TemporaryDirectory() as folder:
         for form in ("smooth", "hard"):
             output = Path(folder) / f"{form}.onnx"
             lipcompile.harden(path, [feeds], form=form, output=output)
-            hardened = open_session(output, RuntimeOptions())
+            hardened = open_session(output, RuntimeOptions(spinning=False))
             ratio = latency_ratio(original, hardened, feeds, pairs)
             print(f"{path.name}, batch {batch}, {form}: {ratio}", flush=True)
 

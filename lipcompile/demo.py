@@ -98,8 +98,8 @@ def run_demo(
     output_dir.mkdir(parents=True, exist_ok=True)
     output = output_dir / "fashion_mnist_adv.hardened.onnx"
     hardened = harden(MODEL, CALIBRATION, output=output, force=force, progress=progress)
-    before = open_session(MODEL, RuntimeOptions())
-    after = open_session(output, RuntimeOptions())
+    taking_turns = RuntimeOptions(spinning=False)
+    before, after = open_session(MODEL, taking_turns), open_session(output, taking_turns)
     images, labels = load_test_images()
     old, new = (_classify(session, images) for session in (before, after))
     return DemoResult(

@@ -52,6 +52,8 @@ class RuntimeOptions:
         allow_cpu_fallback: Run on the CPU when a provider is not active.
         threads: Intra-operator threads; 0 lets ONNX Runtime choose.
         optimize: Whether ONNX Runtime optimises the graph.
+        spinning: Let idle threads wait actively. Off where sessions take turns in one process:
+            the threads of one would run against the other.
         verbose: Let ONNX Runtime's warnings through.
     """
 
@@ -59,6 +61,7 @@ class RuntimeOptions:
     allow_cpu_fallback: bool = False
     threads: int = 0
     optimize: bool = True
+    spinning: bool = True
     verbose: bool = False
 
     def __post_init__(self) -> None:
@@ -169,6 +172,8 @@ def open_session(
     native = ort.SessionOptions()
     native.intra_op_num_threads = options.threads
     native.log_severity_level = _WARNING if options.verbose else _ERROR
+    if not options.spinning:
+        native.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not options.optimize:
         native.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if base_dir is not None and isinstance(model, bytes):
