@@ -17,11 +17,11 @@ from lipcompile.version import __version__
 
 if TYPE_CHECKING:
     from lipcompile.calibration.calibrate import calibrate as calibrate
+    from lipcompile.calibration.merge import merge_tables as merge_tables
     from lipcompile.calibration.preprocess.transform import Preprocess as Preprocess
     from lipcompile.calibration.scan import ScanOptions as ScanOptions
     from lipcompile.calibration.table import CalibrationTable as CalibrationTable
     from lipcompile.calibration.table import load_table as load_table
-    from lipcompile.calibration.table import merge_tables as merge_tables
     from lipcompile.compiler import harden as harden
     from lipcompile.errors import LipCompileError as LipCompileError
     from lipcompile.forged import ForgedFunction as ForgedFunction
@@ -47,7 +47,7 @@ _HOMES = {
     "inspect": "lipcompile.inspection",
     "load_table": "lipcompile.calibration.table",
     "make_form": "lipcompile.forged",
-    "merge_tables": "lipcompile.calibration.table",
+    "merge_tables": "lipcompile.calibration.merge",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -1,4 +1,4 @@
-"""What must hold for every hardened model: untouched nodes, and forged tensors by definition."""
+"""What holds for every hardened model: untouched nodes, forged tensors by definition."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Calibration: what is read, how, what is run, and the table that results."""

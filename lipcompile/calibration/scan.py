@@ -11,6 +11,7 @@ import numpy as np
 
 from lipcompile import model_io, runtime
 from lipcompile.calibration.batches import Batcher
+from lipcompile.calibration.merge import merge_ranges
 from lipcompile.calibration.preprocess.resolve import resolve
 from lipcompile.calibration.preprocess.transform import Preprocess
 from lipcompile.calibration.sources.opening import Source, open_source
@@ -20,7 +21,6 @@ from lipcompile.calibration.table import (
     DataRecord,
     SiteRange,
     add_digests,
-    merge_ranges,
 )
 from lipcompile.calibration.tapped import Feeds, Reading, TappedModel
 from lipcompile.errors import DataError, NonFiniteError, OptionError, RunFailure

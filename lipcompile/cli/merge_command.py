@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from lipcompile import model_io
-from lipcompile.calibration.table import load_table, merge_tables
+from lipcompile.calibration.merge import merge_tables
+from lipcompile.calibration.table import load_table
 from lipcompile.cli.show import show
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,14 +16,12 @@ from onnx_ir.passes.common import InlinePass
 from lipcompile.digest import model_digest
 from lipcompile.errors import MissingExtraError, ModelError
 from lipcompile.external_data import ExternalRange, checked_ranges, external_tensors
-from lipcompile.model_io.rendering import PROTOBUF_LIMIT, remember, render
+from lipcompile.model_io.checking import check_file, check_graphs, check_is_model
+from lipcompile.model_io.rendering import remember, render
 from lipcompile.ops import LINEAR_OPS
 from lipcompile.signature import TensorSpec
 
 Kind = Literal["path", "proto", "ir", "graphsurgeon"]
-_MIN_OPSET = 7  # the first with NumPy broadcasting, which every encoding uses
-# Protobuf reads 100 nested messages: 7 for a dimension of an output, 3 per subgraph.
-_MAX_NESTING = (100 - 7) // 3
 
 
 @dataclass(slots=True)
@@ -89,8 +86,8 @@ def load(model: object) -> LoadedModel:
             is missing or leaves the model's folder.
     """
     kind, name, path, proto = _read(model)
-    _check_is_model(proto, name)
-    _check_graphs(proto, name)
+    check_is_model(proto, name)
+    check_graphs(proto, name)
     graph_ir = _to_ir(proto, name)
     inlined = _inline_linear_functions(graph_ir, name)
     if inlined:
@@ -151,7 +148,7 @@ def _from_graphsurgeon(graph: object) -> onnx.ModelProto:
 def _read_file(path: Path) -> onnx.ModelProto:
     proto = onnx.ModelProto()
     try:
-        _check_file(path)
+        check_file(path)
         proto.ParseFromString(path.read_bytes())
     except DecodeError as error:
         raise ModelError(
@@ -161,78 +158,6 @@ def _read_file(path: Path) -> onnx.ModelProto:
     except OSError as error:
         raise ModelError(f"'{path}' cannot be read ({error.strerror}): check it") from error
     return proto
-
-
-def _check_file(path: Path) -> None:
-    if path.is_dir():
-        inside = ", ".join(f"'{p.name}'" for p in sorted(path.glob("*.onnx"))[:5])
-        hint = f"name the file, for example {inside}" if inside else "name an .onnx file"
-        raise ModelError(f"'{path}' is a folder, and a model is a file: {hint}")
-    if not path.exists():
-        near = ", ".join(f"'{p.name}'" for p in sorted(path.parent.glob("*.onnx"))[:5])
-        hint = f"the folder has {near}" if near else "check the path"
-        raise ModelError(f"model '{path}' does not exist: {hint}")
-    if path.stat().st_size == 0:
-        raise ModelError(f"'{path}' is empty (0 bytes): export or download it again")
-    if path.stat().st_size > PROTOBUF_LIMIT:
-        raise ModelError(
-            f"'{path}' has {path.stat().st_size} bytes, and protobuf reads at most 2 GiB: "
-            "save the model with external data"
-        )
-
-
-def _check_is_model(proto: onnx.ModelProto, name: str) -> None:
-    if not proto.HasField("graph") or not proto.ir_version or not proto.opset_import:
-        raise ModelError(
-            f"'{name}' is not an ONNX model: it parses, but has no graph, IR version or "
-            "opset: check the file"
-        )
-    opset = {o.domain or "ai.onnx": o.version for o in proto.opset_import}
-    if opset.get("ai.onnx", _MIN_OPSET) < _MIN_OPSET:
-        raise ModelError(
-            f"'{name}' has opset {opset['ai.onnx']}, and hardening needs {_MIN_OPSET} or "
-            "newer (NumPy broadcasting): convert it with onnx.version_converter"
-        )
-
-
-def _check_graphs(proto: onnx.ModelProto, name: str) -> None:
-    """Refuses what onnx-ir cannot hold; without recursion, since nesting is one such thing."""
-    level = [(proto.graph, proto.graph.node)]
-    level += [(onnx.GraphProto(), function.node) for function in proto.functions]
-    for _ in range(_MAX_NESTING + 1):
-        if any(
-            isinstance(text, bytes) for graph, nodes in level for text in _names(graph, nodes)
-        ):
-            raise ModelError(
-                f"'{name}' has names that are not UTF-8, as ONNX demands: export it with "
-                "ASCII names"
-            )
-        attributes = [a for _, nodes in level for node in nodes for a in node.attribute]
-        if any(graph.sparse_initializer for graph, _ in level) or any(
-            a.HasField("sparse_tensor") or a.sparse_tensors for a in attributes
-        ):
-            raise ModelError(
-                f"'{name}' keeps weights as sparse tensors, which are not supported: export "
-                "it with dense weights"
-            )
-        bodies = [
-            g for a in attributes for g in (*([a.g] if a.HasField("g") else []), *a.graphs)
-        ]
-        level = [(body, body.node) for body in bodies]
-        if not level:
-            return
-    raise ModelError(
-        f"'{name}' nests its subgraphs too deeply to be read (protobuf stops at "
-        f"{_MAX_NESTING} levels): export it with fewer nested If, Loop and Scan"
-    )
-
-
-def _names(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> Iterator[object]:
-    """Every name that passes work with; protobuf gives bytes for what is not UTF-8."""
-    yield from (info.name for info in (*graph.input, *graph.output))
-    yield from (tensor.name for tensor in graph.initializer)
-    for node in nodes:
-        yield from (node.name, node.domain, node.op_type, *node.input, *node.output)
 
 
 def _to_ir(proto: onnx.ModelProto, name: str) -> ir.Model:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lipcompile.calibration.merge import merge_ranges, merge_tables
 from lipcompile.calibration.preprocess.transform import Preprocess
 from lipcompile.calibration.table import (
     CalibrationTable,
@@ -20,8 +21,6 @@ from lipcompile.calibration.table import (
     SiteRange,
     add_digests,
     load_table,
-    merge_ranges,
-    merge_tables,
 )
 from lipcompile.errors import TableError
 

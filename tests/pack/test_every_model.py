@@ -1,4 +1,4 @@
-"""Every model of the pack is hardened exactly with both forms, or refused for the right reason."""
+"""Every model of the pack is hardened exactly with both forms, or rightly refused."""
 
 from __future__ import annotations
 

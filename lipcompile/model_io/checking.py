@@ -1,0 +1,87 @@
+"""Refuse what is no model, or what the compiler could not hold, before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import onnx
+
+from lipcompile.errors import ModelError
+from lipcompile.model_io.rendering import PROTOBUF_LIMIT
+
+_MIN_OPSET = 7  # the first with NumPy broadcasting, which every encoding uses
+# Protobuf reads 100 nested messages: 7 for a dimension of an output, 3 per subgraph.
+_MAX_NESTING = (100 - 7) // 3
+
+
+def check_file(path: Path) -> None:
+    if path.is_dir():
+        inside = ", ".join(f"'{p.name}'" for p in sorted(path.glob("*.onnx"))[:5])
+        hint = f"name the file, for example {inside}" if inside else "name an .onnx file"
+        raise ModelError(f"'{path}' is a folder, and a model is a file: {hint}")
+    if not path.exists():
+        near = ", ".join(f"'{p.name}'" for p in sorted(path.parent.glob("*.onnx"))[:5])
+        hint = f"the folder has {near}" if near else "check the path"
+        raise ModelError(f"model '{path}' does not exist: {hint}")
+    if path.stat().st_size == 0:
+        raise ModelError(f"'{path}' is empty (0 bytes): export or download it again")
+    if path.stat().st_size > PROTOBUF_LIMIT:
+        raise ModelError(
+            f"'{path}' has {path.stat().st_size} bytes, and protobuf reads at most 2 GiB: "
+            "save the model with external data"
+        )
+
+
+def check_is_model(proto: onnx.ModelProto, name: str) -> None:
+    if not proto.HasField("graph") or not proto.ir_version or not proto.opset_import:
+        raise ModelError(
+            f"'{name}' is not an ONNX model: it parses, but has no graph, IR version or "
+            "opset: check the file"
+        )
+    opset = {o.domain or "ai.onnx": o.version for o in proto.opset_import}
+    if opset.get("ai.onnx", _MIN_OPSET) < _MIN_OPSET:
+        raise ModelError(
+            f"'{name}' has opset {opset['ai.onnx']}, and hardening needs {_MIN_OPSET} or "
+            "newer (NumPy broadcasting): convert it with onnx.version_converter"
+        )
+
+
+def check_graphs(proto: onnx.ModelProto, name: str) -> None:
+    """Refuses what onnx-ir cannot hold; without recursion, since nesting is one such thing."""
+    level = [(proto.graph, proto.graph.node)]
+    level += [(onnx.GraphProto(), function.node) for function in proto.functions]
+    for _ in range(_MAX_NESTING + 1):
+        if any(
+            isinstance(text, bytes) for graph, nodes in level for text in _names(graph, nodes)
+        ):
+            raise ModelError(
+                f"'{name}' has names that are not UTF-8, as ONNX demands: export it with "
+                "ASCII names"
+            )
+        attributes = [a for _, nodes in level for node in nodes for a in node.attribute]
+        if any(graph.sparse_initializer for graph, _ in level) or any(
+            a.HasField("sparse_tensor") or a.sparse_tensors for a in attributes
+        ):
+            raise ModelError(
+                f"'{name}' keeps weights as sparse tensors, which are not supported: export "
+                "it with dense weights"
+            )
+        bodies = [
+            g for a in attributes for g in (*([a.g] if a.HasField("g") else []), *a.graphs)
+        ]
+        level = [(body, body.node) for body in bodies]
+        if not level:
+            return
+    raise ModelError(
+        f"'{name}' nests its subgraphs too deeply to be read (protobuf stops at "
+        f"{_MAX_NESTING} levels): export it with fewer nested If, Loop and Scan"
+    )
+
+
+def _names(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> Iterator[object]:
+    """Every name that passes work with; protobuf gives bytes for what is not UTF-8."""
+    yield from (info.name for info in (*graph.input, *graph.output))
+    yield from (tensor.name for tensor in graph.initializer)
+    for node in nodes:
+        yield from (node.name, node.domain, node.op_type, *node.input, *node.output)
