@@ -46,7 +46,7 @@ def activations(dtype: str, c: float, nonnegative: bool = False) -> np.ndarray:
 
 
 def as_model(form: ForgedFunction, context: EncodingContext, c: float) -> onnx.ModelProto:
-    """The encoding alone, as a model from x to y; or from what the Relu reads, in its place."""
+    """The encoding alone, as a model from x to y, or from what a Relu reads, in its place."""
     kind = ir.TensorType(ir.DataType.from_numpy(np.dtype(context.dtype)))
     x = ir.Value(name="x", type=kind, shape=ir.Shape(["n"]))
     emit = Emitter("layer")
