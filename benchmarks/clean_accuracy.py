@@ -53,7 +53,7 @@ def classify(model: Path, feeds: Sequence[tuple[dict[str, np.ndarray], int]]) ->
     return np.concatenate(chunks)
 
 
-def main() -> None:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("calibration")
@@ -70,7 +70,11 @@ def main() -> None:
     parser.add_argument("--interpolation")
     parser.add_argument("--color")
     parser.add_argument("--layout")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse()
     flags = {
         "mean": parse_numbers("mean", arguments.mean),
         "std": parse_numbers("std", arguments.std),

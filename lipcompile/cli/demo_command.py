@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from lipcompile.cli.show import progress, show
+from lipcompile.cli.show import format_flag, progress, show
 from lipcompile.demo import run_demo
 
 
@@ -19,14 +19,7 @@ from lipcompile.demo import run_demo
     help="Where to write the hardened model.",
 )
 @click.option("--force", is_flag=True, help="Replace an earlier demo's output.")
-@click.option(
-    "--format",
-    "format_",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="Of the result on standard output.",
-)
+@format_flag
 @click.option("--no-progress", is_flag=True, help="Show no progress.")
 def command(output_dir: str, force: bool, format_: str, no_progress: bool) -> None:
     """Harden a bundled classifier, and measure it.

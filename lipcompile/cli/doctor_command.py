@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import click
 
-from lipcompile.cli.show import show
+from lipcompile.cli.show import format_flag, show
 from lipcompile.doctor import diagnose
 from lipcompile.errors import SetupError
 
 
 @click.command("doctor")
-@click.option(
-    "--format",
-    "format_",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="Of the result on standard output.",
-)
+@format_flag
 def command(format_: str) -> int:
     """Check versions, execution providers and extras.
 

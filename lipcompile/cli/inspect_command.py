@@ -7,21 +7,14 @@ from typing import Any
 import click
 
 from lipcompile.cli.options import selection_flags, selector_from
-from lipcompile.cli.show import show
+from lipcompile.cli.show import format_flag, show
 from lipcompile.inspection import inspect
 
 
 @click.command("inspect")
 @click.argument("model")
 @selection_flags
-@click.option(
-    "--format",
-    "format_",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="Of the result on standard output.",
-)
+@format_flag
 def command(model: str, format_: str, **flags: Any) -> None:
     """List linear layers, and what would be done to them.
 

@@ -9,7 +9,7 @@ import click
 from lipcompile import model_io
 from lipcompile.calibration.merge import merge_tables
 from lipcompile.calibration.table import load_table
-from lipcompile.cli.show import show
+from lipcompile.cli.show import format_flag, show
 
 
 @click.command("merge")
@@ -18,14 +18,7 @@ from lipcompile.cli.show import show
     "-o", "--output", required=True, metavar="JSON", help="Where to write the result."
 )
 @click.option("--force", is_flag=True, help="Replace an existing table.")
-@click.option(
-    "--format",
-    "format_",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="Of the result on standard output.",
-)
+@format_flag
 @click.option("-q", "--quiet", is_flag=True, help="Print no result.")
 def command(
     tables: tuple[str, ...], output: str, force: bool, format_: str, quiet: bool

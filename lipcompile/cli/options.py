@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from lipcompile.calibration.scan import ScanOptions
+from lipcompile.cli.show import format_flag
 from lipcompile.errors import OptionError
 from lipcompile.ops import LINEAR_OPS
 from lipcompile.runtime import RuntimeOptions
@@ -183,14 +184,7 @@ def output_flags(command: Command) -> Command:
     """How results and progress are shown."""
     return _apply(
         [
-            click.option(
-                "--format",
-                "format_",
-                type=click.Choice(["text", "json"]),
-                default="text",
-                show_default=True,
-                help="Of the result on standard output.",
-            ),
+            format_flag,
             click.option("--no-progress", is_flag=True, help="Show no progress."),
             click.option(
                 "-v", "--verbose", is_flag=True, help="Let ONNX Runtime's warnings through."

@@ -16,6 +16,16 @@ from lipcompile.calibration.scan import Progress
 _SECONDS_BETWEEN_LINES = 10.0
 
 
+format_flag = click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Of the result on standard output.",
+)
+
+
 class Result(Protocol):
     """What every command ends with: it prints itself, and becomes JSON."""
 
