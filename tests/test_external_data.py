@@ -54,7 +54,7 @@ def test_a_link_inside_the_folder_is_followed(tmp_path, external_cnn):
         pytest.param({"location": "..\\net.bin"}, "points outside", id="dot-dot-windows"),
         pytest.param({"location": "."}, "is missing", id="folder"),
         pytest.param({"location": None}, "is missing", id="no-location"),
-        pytest.param({"location": "a\0b"}, "cannot be a file .*null byte", id="nul"),
+        pytest.param({"location": "a\0b"}, "cannot be a file .*null (byte|char)", id="nul"),
         pytest.param({"location": "a" * 300}, "cannot be a file .*too long", id="too-long"),
         pytest.param(
             {"offset": 200},

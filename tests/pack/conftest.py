@@ -61,6 +61,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("pack_model", models)
 
 
+@pytest.fixture
+def pack() -> dict[str, PackModel]:
+    """The models by id."""
+    if not ENTRIES:
+        pytest.skip("no pack here")
+    return {entry["id"]: PackModel(entry) for entry in ENTRIES}
+
+
 @pytest.fixture(autouse=True)
 def quiet_pillow() -> Iterator[None]:
     """The pack's own loader leaves image files open."""
