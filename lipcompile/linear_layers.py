@@ -17,6 +17,8 @@ from lipcompile.ops import LINEAR_OPS, MARK, QDQ, RANDOM, STANDARD_DOMAINS, UNSU
 
 _Verdict = tuple[str, str]  # code and reason of a refusal
 
+_LONGEST_CHAIN = 64  # constant chains are short; a longer one stays unknown
+_KEEPS_SHAPE = frozenset({"Identity", "Cast", "CastLike", "DequantizeLinear"})
 FLOAT_TYPES = frozenset({"float16", "bfloat16", "float32", "float64"})
 
 
@@ -31,6 +33,7 @@ class LinearLayer:
         dtype: NumPy name of the element type of data and weight.
         weight_form: How the weight is stored, from its root: "init", "init->Cast", ...
         position: Place of the node in the graph, for listing.
+        channels: Length of axis 1 of the data, where a convolution's weight tells it.
     """
 
     name: str
@@ -39,6 +42,7 @@ class LinearLayer:
     dtype: str
     weight_form: str
     position: int
+    channels: int | None = None
 
     @property
     def data(self) -> ir.Value:
@@ -166,8 +170,15 @@ def _classify(
     obstacle = _obstacle(data, dtype)
     if obstacle is not None or dtype is None:
         return obstacle
-    form = _weight_form(weight)
-    return LinearLayer(layer_name(node), node, 1 - weights[0], dtype, form, position)
+    return LinearLayer(
+        layer_name(node),
+        node,
+        1 - weights[0],
+        dtype,
+        _weight_form(weight),
+        position,
+        _channels(node, weight),
+    )
 
 
 def _obstacle(data: ir.Value, dtype: str | None) -> _Verdict | None:
@@ -228,9 +239,37 @@ def _weight_form(weight: ir.Value) -> str:
     return "->".join(reversed(chain))
 
 
+def _channels(node: ir.Node, weight: ir.Value) -> int | None:
+    """Channels that a convolution reads: W is [out, in / group, ...], transposed [in, ...]."""
+    shape = _static_shape(weight) if node.op_type.startswith("Conv") else None
+    if shape is None or len(shape) < 3:
+        return None
+    if node.op_type == "ConvTranspose":
+        return shape[0]
+    group = node.attributes["group"].as_int() if "group" in node.attributes else 1
+    return shape[1] * group
+
+
+def _static_shape(value: ir.Value) -> tuple[int, ...] | None:
+    """The shape of a constant, through operators that keep it."""
+    for _ in range(_LONGEST_CHAIN):
+        shape = value.const_value.shape if value.const_value is not None else value.shape
+        if shape is not None:
+            lengths = tuple(length for length in shape if isinstance(length, int))
+            return lengths if len(lengths) == len(shape) else None
+        producer = value.producer()
+        if producer is None or producer.op_type not in _KEEPS_SHAPE:
+            return None
+        source = producer.inputs[0]
+        if source is None:
+            return None
+        value = source
+    return None
+
+
 def element_type(value: ir.Value) -> str | None:
     """NumPy name of the element type, from the value or from what computes it."""
-    for _ in range(64):  # constant chains are short; a longer one stays unknown
+    for _ in range(_LONGEST_CHAIN):
         dtype = value.dtype or (value.const_value.dtype if value.const_value else None)
         producer = value.producer()
         if dtype is None and producer is not None:

@@ -93,6 +93,11 @@ class Site:
     nonnegative: bool
 
     @property
+    def channels(self) -> int | None:
+        """Length of axis 1, where a convolution that reads the site tells it."""
+        return next((layer.channels for layer in self.layers if layer.channels), None)
+
+    @property
     def tensor(self) -> str:
         assert self.value.name is not None
         return self.value.name

@@ -434,3 +434,32 @@ def test_constness_takes_time_linear_in_the_graph():
     assert isinstance(constants, Constants)
     layer = only_layer(subject)
     assert layer.weight_form.endswith("Mul" + "->Add" * 400)
+
+
+@pytest.mark.parametrize(
+    ("op", "weight", "attributes", "channels"),
+    [
+        ("Conv", (8, 3, 1, 1), "", 3),
+        ("Conv", (8, 2, 1, 1), "<group = 4>", 8),
+        ("ConvTranspose", (6, 2, 1, 1), "<group = 2>", 6),
+        ("MatMul", (8, 8), "", None),
+    ],
+)
+def test_channels_are_told_by_a_convolution_alone(
+    op: str, weight: tuple[int, ...], attributes: str, channels: int | None
+) -> None:
+    model = onnx.parser.parse_model(
+        f"""
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[N, C, H, W] x) => (float y) {{
+            r = Relu (x)
+            i = Identity (w)
+            y = {op} {attributes} (r, i)
+        }}
+        """
+    )
+    tensor = onnx.numpy_helper.from_array(np.zeros(weight, "float32"), "w")
+    model.graph.initializer.append(tensor)
+    graph = ir.from_proto(model)
+    layers, _ = find_linear_layers(graph, find_constants(graph.graph))
+    assert [layer.channels for layer in layers] == [channels]

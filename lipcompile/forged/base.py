@@ -23,6 +23,8 @@ class EncodingContext:
         dtype: NumPy name of the site's element type.
         opset: Version of the default operator set.
         nonnegative: The site holds no negative value.
+        channels: Length of axis 1, where it is known to be that of a convolution's input; the
+            site then has three axes or more.
         replaceable_relu: The site is the output of a Relu that nothing but forged layers
             reads.
     """
@@ -30,6 +32,7 @@ class EncodingContext:
     dtype: str
     opset: int
     nonnegative: bool = False
+    channels: int | None = None
     replaceable_relu: bool = False
 
 
@@ -50,9 +53,9 @@ class Emitter:
         self.nodes.append(ir.node(op_type, inputs, attributes, outputs=[value], name=name))
         return value
 
-    def constant(self, number: float, dtype: str) -> ir.Value:
-        """Adds a scalar Constant node: legal in every IR version, folded by every runtime."""
-        array = np.asarray(number, dtype=dtype)
+    def constant(self, number: float, dtype: str, length: int | None = None) -> ir.Value:
+        """Adds a Constant node, scalar or [length]; initializers would need IR version 4."""
+        array = np.full(() if length is None else length, number, dtype=dtype)
         return self("Constant", attributes={"value": ir.tensor(array)})
 
     def cast(self, value: ir.Value, dtype: str) -> ir.Value:

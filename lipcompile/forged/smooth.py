@@ -21,6 +21,10 @@ class Smooth(ForgedFunction):
     * c half of the activation is left. The gate is computed in float32 for the 16-bit types,
     whose own resolution near a * b would move it by several percent.
 
+    In front of a convolution the gate's argument is one BatchNormalization with the same scale
+    a / c and shift -a * b in every channel: ONNX Runtime computes it, unlike Mul and Sub with
+    a scalar, in its blocked layout, so that no reordering surrounds the form.
+
     Attributes:
         a: Steepness of the gate, > 0, no unit.
         b: Where the gate opens, in units of c, > 0.
@@ -63,17 +67,27 @@ class Smooth(ForgedFunction):
 
     def encoding(self, context: EncodingContext) -> Encoding:
         through = self.working_type(context.dtype)
-        operators = ([] if context.nonnegative else ["Abs"]) + ["Mul", "Sub", "Sigmoid", "Mul"]
+        affine = ["BatchNormalization"] if context.channels else ["Mul", "Sub"]
+        operators = [*([] if context.nonnegative else ["Abs"]), *affine, "Sigmoid", "Mul"]
         if through != context.dtype:
             operators = ["Cast", *operators, "Cast"]
 
         def build(emit: Emitter, x: ir.Value, c: float) -> ir.Value:
             wide = x if through == context.dtype else emit.cast(x, through)
             magnitude = wide if context.nonnegative else emit("Abs", wide)
-            (scale,) = self.constants(c)
-            scaled = emit("Mul", magnitude, emit.constant(scale, through))
-            shifted = emit("Sub", scaled, emit.constant(self.a * self.b, through))
-            forged = emit("Mul", wide, emit("Sigmoid", shifted))
+            argument = self._argument(emit, magnitude, c, through, context.channels)
+            forged = emit("Mul", wide, emit("Sigmoid", argument))
             return forged if through == context.dtype else emit.cast(forged, context.dtype)
 
         return Encoding(", ".join(operators), build)
+
+    def _argument(
+        self, emit: Emitter, magnitude: ir.Value, c: float, dtype: str, channels: int | None
+    ) -> ir.Value:
+        """a * |x| / c - a * b."""
+        (scale,), shift = self.constants(c), self.a * self.b
+        if channels is None:
+            scaled = emit("Mul", magnitude, emit.constant(scale, dtype))
+            return emit("Sub", scaled, emit.constant(shift, dtype))
+        rows = (emit.constant(v, dtype, channels) for v in (scale, -shift, 0.0, 1.0))
+        return emit("BatchNormalization", magnitude, *rows, attributes={"epsilon": 0.0})

@@ -82,7 +82,8 @@ def _set_metadata(proto: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
 
 
 def with_extra_outputs(base: onnx.ModelProto, nodes: Sequence[ir.Node]) -> bytes:
-    """Serialises `base` with `nodes` appended and each of their outputs made a graph output.
+    """Serialises `base` with `nodes` appended; outputs that none of them reads become the
+    graph's.
 
     Protobuf merges concatenated messages and appends their repeated fields, so the model
     itself is not copied.
@@ -94,7 +95,8 @@ def with_extra_outputs(base: onnx.ModelProto, nodes: Sequence[ir.Node]) -> bytes
     for node in nodes:
         extra.graph.node.append(ir.to_proto(node))
         for value in node.outputs:
-            extra.graph.output.append(ir.to_proto(value))
+            if not value.uses():
+                extra.graph.output.append(ir.to_proto(value))
     return serialize(base) + extra.SerializeToString(deterministic=True)
 
 

@@ -50,6 +50,8 @@ def plan_site(
         dtype=site.dtype,
         opset=opset,
         nonnegative=site.nonnegative,
+        # Between DequantizeLinear and QuantizeLinear there is no blocked layout to keep.
+        channels=None if _quantisers(site.value) else site.channels,
         replaceable_relu=_is_replaceable_relu(site),
     )
     return SitePlan(site, absmax, form.threshold(c, site.dtype), form.encoding(context))
