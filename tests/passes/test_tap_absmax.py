@@ -182,3 +182,49 @@ def test_reading_is_exact_or_flagged(values: list[float]):
     if finite:
         assert np.isfinite(x).all()
         assert absmax == np.abs(x).max()
+
+
+def pooled(width: int = 16) -> tuple[ort.InferenceSession, AbsmaxTap]:
+    """Taps of h = Abs(conv(x)) in front of a convolution, where blocked pools come first."""
+    proto = onnx.parser.parse_model(
+        f"""
+        <ir_version: 8, opset_import: ["" : 13]>
+        g (float[N, {width}, H, W] x) => (float[N, {width}, H, W] y) {{
+            c = Conv (x, K)
+            h = Relu (c)
+            y = Conv (h, K)
+        }}
+        """
+    )
+    kernel = np.eye(width, dtype=np.float32).reshape(width, width, 1, 1)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(kernel, "K"))
+    loaded = model_io.load(proto)
+    (tap,) = tap_absmax(find_sites(loaded.graph_ir, Selector("all")).sites)
+    assert [node.op_type for node in tap.nodes][::2] == ["GlobalMaxPool", "GlobalAveragePool"]
+    serialised = model_io.with_extra_outputs(loaded.proto, tap.nodes)
+    onnx.checker.check_model(serialised, full_check=True)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    providers = ["CPUExecutionProvider"]
+    return ort.InferenceSession(serialised, options, providers=providers), tap
+
+
+@pytest.mark.parametrize("width", [3, 16, 48])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (32, 32)])
+def test_pooled_taps_are_exact(width: int, shape: tuple[int, int]):
+    subject = pooled(width)
+    for seed in range(3):
+        x = np.random.default_rng(seed).normal(size=(2, width, *shape)).astype(np.float32)
+        assert measure(subject, x) == (float(np.maximum(x, 0).max()), True)
+
+
+@pytest.mark.parametrize("width", [3, 16])
+@pytest.mark.parametrize("position", POSITIONS.values(), ids=POSITIONS)
+def test_pooled_taps_flag_infinity_wherever_it_is(position, width: int):
+    # Zero elsewhere in its pixel, or the identity kernel would make NaN of infinity times 0.
+    x = np.zeros((2, width, 9, 9), np.float32)
+    index = int(position * 81) if isinstance(position, float) else position
+    subject = pooled(width)
+    for value, finite in ((3e38, True), (np.inf, False)):
+        x[:, 0].reshape(2, -1)[1, index] = value
+        assert measure(subject, x)[1] == finite
