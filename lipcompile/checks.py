@@ -21,8 +21,8 @@ class Agreement:
 
     Attributes:
         samples: How many samples were compared.
-        top1: Share of positions at which both models have the same arg max over the last axis
-            of the first output; None where that output is no score per class.
+        top1: Share of samples for which both models have the same arg max of the first output;
+            None where that output is no vector of class scores.
         max_difference: Largest |hardened - original| over all float outputs, over the largest
             |original|; no unit.
     """
@@ -94,7 +94,7 @@ class _Comparison:
     def __init__(self) -> None:
         self.samples = 0
         self.same = 0
-        self.positions = 0
+        self.compared = 0
         self.difference = 0.0
         self.scale = 0.0
 
@@ -125,16 +125,18 @@ class _Comparison:
             )
 
     def _compare_top1(self, before: np.ndarray, after: np.ndarray) -> None:
-        if before.ndim < 2 or before.shape[-1] < 2:
+        """Scores are [N, C] with C > 1, up to axes of length 1; a map or sequence has none."""
+        rows = len(before)
+        if before.ndim < 2 or before[0].size < 2 or max(before.shape[1:]) != before[0].size:
             return
-        same = before.argmax(axis=-1) == after.argmax(axis=-1)
-        self.same += int(same.sum())
-        self.positions += same.size
+        best = [scores.reshape(rows, -1).argmax(axis=1) for scores in (before, after)]
+        self.same += int((best[0] == best[1]).sum())
+        self.compared += rows
 
     def result(self) -> Agreement:
         return Agreement(
             self.samples,
-            self.same / self.positions if self.positions else None,
+            self.same / self.compared if self.compared else None,
             self.difference / self.scale if self.scale else self.difference,
         )
 

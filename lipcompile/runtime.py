@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,9 +38,11 @@ _SHORT_NAMES = {
     "directml": "DmlExecutionProvider",
     "qnn": "QNNExecutionProvider",
 }
+_NOISE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |\S*/onnxruntime/\S+(:\d+)? ")
 PROVIDERS = frozenset(_SHORT_NAMES.values())
 PACKAGES = ("onnxruntime", "onnxruntime-gpu")
-_WARNING, _ERROR = 2, 3  # ONNX Runtime's log levels
+# ONNX Runtime's log levels. Errors come as exceptions as well, and are told once.
+_WARNING, _FATAL = 2, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +151,8 @@ class Session:
         except Exception as error:  # its exceptions share no base class but this one
             shapes = ", ".join(f"'{k}' {v.dtype} {list(v.shape)}" for k, v in feeds.items())
             raise RunFailure(
-                f"ONNX Runtime could not run the model on {shapes}: {_first_line(error)}"
+                f"ONNX Runtime could not run the model on {shapes} ({_first_line(error)}): "
+                "give inputs of shapes that it takes, for images with --input-size"
             ) from error
         return dict(zip(outputs, results, strict=True))
 
@@ -171,7 +175,7 @@ def open_session(
     providers = _available(ort, options)
     native = ort.SessionOptions()
     native.intra_op_num_threads = options.threads
-    native.log_severity_level = _WARNING if options.verbose else _ERROR
+    native.log_severity_level = _WARNING if options.verbose else _FATAL
     if not options.spinning:
         native.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not options.optimize:
@@ -221,5 +225,7 @@ def _inactive(name: str, state: str, others: Sequence[str]) -> str:
 
 
 def _first_line(error: BaseException) -> str:
+    """What ONNX Runtime says, without its codes and the paths of its own sources."""
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0][:400] if lines else type(error).__name__
+    text = _NOISE.sub("", lines[0] if lines else type(error).__name__)
+    return text if len(text) <= 300 else f"{text[:300]}..."

@@ -432,3 +432,30 @@ def test_tensor_proto_names_are_not_needed(data: np.ndarray) -> None:
         node.name = ""
     result = lipcompile.harden(model, data, dry_run=True)
     assert [row.layer for row in result.rows] == ["fc0", "fc1", "y"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "compared"),
+    [
+        ((4, 3), 4),
+        ((4, 3, 1, 1), 4),
+        ((4, 1), 0),
+        ((4, 5, 3), 0),
+        ((4, 1, 8, 8), 0),
+        ((4,), 0),
+    ],
+)
+def test_only_class_scores_are_compared_by_their_arg_max(
+    shape: tuple[int, ...], compared: int
+) -> None:
+    from lipcompile.calibration.scan import Probe
+    from lipcompile.checks import _Comparison
+
+    before = np.random.default_rng(0).normal(size=shape).astype("float32")
+    comparison = _Comparison()
+    comparison.add("m", Probe({}, {"y": before}, 4), {"y": -before})
+    result = comparison.result()
+    assert comparison.compared == compared
+    assert (result.top1 is None) == (compared == 0)
+    assert result.top1 in (None, 0.0)
+    assert result.max_difference == pytest.approx(2.0)

@@ -68,7 +68,7 @@ def test_threads_and_optimisation_reach_onnx_runtime(small_cnn, monkeypatch):
     model = small_cnn().SerializeToString()
     open_session(model, RuntimeOptions(threads=1, optimize=False))
     open_session(model, RuntimeOptions(verbose=True))
-    assert seen == [(1, "ORT_DISABLE_ALL"), 3, (0, "ORT_ENABLE_ALL"), 2]
+    assert seen == [(1, "ORT_DISABLE_ALL"), 4, (0, "ORT_ENABLE_ALL"), 2]
 
 
 # Options
@@ -252,10 +252,10 @@ def test_an_operator_that_does_not_exist(small_cnn):
 @pytest.mark.parametrize(
     ("outputs", "feeds", "message"),
     [
-        (["y"], {"x": X[:, :2]}, r"on 'x' float32 \[2, 2, 8, 8\]: .*dimensions"),
-        (["y"], {"x": X.astype(np.float64)}, r"on 'x' float64 \[2, 3, 8, 8\]: .*double"),
-        (["y"], {"z": X}, r"on 'z' float32 \[2, 3, 8, 8\]: .*x"),
-        (["nothing"], {"x": X}, r"on 'x' float32 \[2, 3, 8, 8\]: .*nothing"),
+        (["y"], {"x": X[:, :2]}, r"on 'x' float32 \[2, 2, 8, 8\] .*dimensions"),
+        (["y"], {"x": X.astype(np.float64)}, r"on 'x' float64 \[2, 3, 8, 8\] .*double"),
+        (["y"], {"z": X}, r"on 'z' float32 \[2, 3, 8, 8\] .*x"),
+        (["nothing"], {"x": X}, r"on 'x' float32 \[2, 3, 8, 8\] .*nothing"),
     ],
     ids=["shape", "dtype", "input-name", "output-name"],
 )

@@ -35,10 +35,12 @@ def item_sample(
 def match_inputs(
     name: str, data: np.ndarray | Mapping[Any, Any], inputs: Sequence[TensorSpec]
 ) -> dict[str, np.ndarray]:
-    """The array of each input; a bare array is that of the only input, labels are left out.
+    """The array of each input; other arrays, such as labels, are left out.
+
+    A bare array, and the only array beside labels, is that of a model's only input.
 
     Raises:
-        DataError: An input has no array, a key is no input, or a value is no array.
+        DataError: An input has no array, or a value is no array.
     """
     if isinstance(data, np.ndarray):
         if len(inputs) != 1:
@@ -48,18 +50,14 @@ def match_inputs(
             )
         return {inputs[0].name: np.asarray(data)}
     names = [spec.name for spec in inputs]
-    rest = {k: v for k, v in data.items() if k in names or k not in _LABELS}
-    if len(names) == 1 and len(rest) == 1:
-        rest = {names[0]: next(iter(rest.values()))}
+    rest = {key: value for key, value in data.items() if key in names}
+    nameless = [value for key, value in data.items() if key not in _LABELS]
+    if len(names) == len(nameless) == 1:
+        rest = {names[0]: nameless[0]}
     if missing := [str(spec) for spec in inputs if spec.name not in rest]:
         raise DataError(
             f"'{name}' has no array for the inputs {missing}; it has"
             f" {sorted(map(str, data))}: name each array after its input"
-        )
-    if unknown := sorted(str(k) for k in rest if k not in names):
-        raise DataError(
-            f"'{name}' has arrays {unknown} that are no inputs; the model takes"
-            f" {[str(spec) for spec in inputs]}: remove or rename them"
         )
     for key, value in rest.items():
         if not isinstance(value, np.ndarray | np.generic):
