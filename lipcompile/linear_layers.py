@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
+from lipcompile.attributes import integer
 from lipcompile.ops import LINEAR_OPS, MARK, QDQ, RANDOM, STANDARD_DOMAINS, UNSUPPORTED_LINEAR
 
 _Verdict = tuple[str, str]  # code and reason of a refusal
 
 _LONGEST_CHAIN = 64  # constant chains are short; a longer one stays unknown
+_DATA_TYPES = frozenset(int(kind) for kind in ir.DataType) - {0}
 _KEEPS_SHAPE = frozenset({"Identity", "Cast", "CastLike", "DequantizeLinear"})
 FLOAT_TYPES = frozenset({"float16", "bfloat16", "float32", "float64"})
 
@@ -246,8 +248,7 @@ def _channels(node: ir.Node, weight: ir.Value) -> int | None:
         return None
     if node.op_type == "ConvTranspose":
         return shape[0]
-    group = node.attributes["group"].as_int() if "group" in node.attributes else 1
-    return shape[1] * group
+    return shape[1] * integer(node, "group", 1)
 
 
 def _static_shape(value: ir.Value) -> tuple[int, ...] | None:
@@ -285,15 +286,14 @@ def element_type(value: ir.Value) -> str | None:
 
 def _type_from_attributes(node: ir.Node) -> ir.DataType | None:
     attributes = node.attributes
-    if node.op_type == "Cast":
-        return ir.DataType(attributes["to"].as_int())
-    if node.op_type == "DequantizeLinear" and "output_dtype" in attributes:
-        stated = attributes["output_dtype"].as_int()
-        return ir.DataType(stated) if stated else None
+    if node.op_type in ("Cast", "DequantizeLinear"):
+        stated = integer(node, "to" if node.op_type == "Cast" else "output_dtype", 0)
+        return ir.DataType(stated) if stated in _DATA_TYPES else None
     if node.op_type == "ConstantOfShape" and "value" not in attributes:
         return ir.DataType.FLOAT
     if node.op_type in ("Constant", "ConstantOfShape") and "value" in attributes:
-        return attributes["value"].as_tensor().dtype
+        value = attributes["value"].value
+        return value.dtype if isinstance(value, ir.TensorProtocol) else None
     if node.op_type == "Constant" and {"value_float", "value_floats"} & set(attributes):
         return ir.DataType.FLOAT
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from lipcompile.attributes import number
 from lipcompile.linear_layers import Constants
 from lipcompile.ops import KEEPS_SIGN, NONNEGATIVE
 from lipcompile.roles import data_inputs
@@ -37,11 +38,11 @@ def _is_bounded_by_zero(node: ir.Node) -> bool:
     """Operators that a parameter of theirs keeps from being negative."""
     if node.op_type == "Clip":  # as ReLU6 is exported
         if "min" in node.attributes:  # before opset 11
-            return node.attributes["min"].as_float() >= 0
+            return number(node, "min", -1.0) >= 0
         bound = _constant(node, 1)
         return bound is not None and bound.size == 1 and bool(bound >= 0)
     if node.op_type == "ThresholdedRelu":
-        return "alpha" not in node.attributes or node.attributes["alpha"].as_float() >= 0
+        return number(node, "alpha", 1.0) >= 0
     if node.op_type == "DequantizeLinear":  # unsigned integers, as a Relu is quantised
         scale, zero = _constant(node, 1), _constant(node, 2)
         if scale is None or zero is None:

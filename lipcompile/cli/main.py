@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -62,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
+    # What onnx-ir warns of in damaged models ends in an error of ours, told once.
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)
     try:
         code: Any = cli.main(
             args=list(arguments) if arguments is not None else None,
