@@ -1,10 +1,11 @@
-"""Damaged model files end in one message, never in a defect: seeded mutations of a real one."""
+"""Damaged files end in one message, never in a defect: seeded mutations of real ones."""
 
 from __future__ import annotations
 
 import random
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
@@ -17,11 +18,11 @@ ROUNDS = 150
 EDGE = 4000  # bytes at either end, where the structure of the file lies
 
 
-def mutated(source: bytes, rng: random.Random) -> bytes:
+def mutated(source: bytes, rng: random.Random, edge: int = EDGE) -> bytes:
     """Changes, removes, inserts or copies a few bytes."""
     data = bytearray(source)
     for _ in range(rng.choice([1, 1, 2, 4, 8])):
-        place = rng.choice([rng.randrange(EDGE), len(data) - 1 - rng.randrange(EDGE)])
+        place = rng.choice([rng.randrange(edge), len(data) - 1 - rng.randrange(edge)])
         kind = rng.randrange(4)
         if kind == 0:
             data[place] = rng.randrange(256)
@@ -51,6 +52,24 @@ def test_mutated_files_are_read_or_refused(
     assert codes == {0, 2}, "the mutations are too weak, or too strong, to tell anything"
 
 
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_mutated_arrays_are_read_or_refused(
+    suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng, path = random.Random(0), tmp_path / f"data{suffix}"
+    images = np.random.default_rng(0).uniform(size=(2, 1, 28, 28)).astype("float32")
+    np.save(path, images) if suffix == ".npy" else np.savez(path, image=images)
+    source = path.read_bytes()
+    codes = set()
+    for _ in range(60):
+        path.write_bytes(mutated(source, rng, edge=200))
+        code = main.run(["harden", str(MODEL), "--calib", str(path), "--dry-run", "-q"])
+        err = capsys.readouterr().err
+        assert "a defect of LipCompile" not in err
+        codes.add(code)
+    assert 2 in codes
+
+
 def test_an_attribute_of_another_type_is_as_good_as_missing() -> None:
     model = onnx.load(MODEL)
     for node in model.graph.node:
@@ -60,4 +79,5 @@ def test_an_attribute_of_another_type_is_as_good_as_missing() -> None:
                 attribute.s = b"one"
     graph = ir.from_proto(model)
     layers, _ = find_linear_layers(graph, find_constants(graph.graph))
-    assert {layer.channels for layer in layers if layer.node.op_type == "Conv"} == {1, 24, 48, 96}
+    channels = {layer.channels for layer in layers if layer.node.op_type == "Conv"}
+    assert channels == {1, 24, 48, 96}
