@@ -204,8 +204,7 @@ def _measure(
     given = load_table(Path(table)) if isinstance(table, (str, os.PathLike)) else table
     if given is not None:
         given.check_model(loaded.digest, loaded.name)
-        for site in sites:
-            given[site.tensor]
+        given.require(site.tensor for site in sites)
         if calib is None:
             return given, ()
         enough = min(options.samples or PROBE_SAMPLES, PROBE_SAMPLES)
@@ -217,8 +216,9 @@ def _measure(
 
 def _plan(task: _Task, table: CalibrationTable) -> tuple[SitePlan, ...]:
     plans = []
+    ranges = {row.tensor: row.absmax for row in table.sites}
     for site in task.selection.sites:
-        absmax = table[site.tensor]
+        absmax = ranges[site.tensor]
         if absmax == 0.0:
             raise _dead(site, table)
         try:

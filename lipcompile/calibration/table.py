@@ -120,13 +120,23 @@ class CalibrationTable:
         Raises:
             TableError: The table does not hold this site.
         """
-        for site in self.sites:
-            if site.tensor == tensor:
-                return site.absmax
-        raise TableError(
-            f"the calibration table of '{self.model}' has no site '{tensor}': calibrate again "
-            "with the same --rule, --include and --exclude as here, or with --rule all"
-        )
+        self.require([tensor])
+        return next(site.absmax for site in self.sites if site.tensor == tensor)
+
+    def require(self, tensors: Iterable[str]) -> None:
+        """Refuses to lack one of these sites.
+
+        Raises:
+            TableError: The table does not hold one of them.
+        """
+        held = {site.tensor for site in self.sites}
+        for tensor in tensors:
+            if tensor not in held:
+                raise TableError(
+                    f"the calibration table of '{self.model}' has no site '{tensor}': "
+                    "calibrate again with the same --rule, --include and --exclude as here, "
+                    "or with --rule all"
+                )
 
     @property
     def digest(self) -> str:
