@@ -24,10 +24,14 @@ def remember(model: ir.Model) -> None:
         node.meta["lipcompile.origin"] = (index, _fingerprint(node), held)
 
 
+# The fields of a NodeProto that passes edit, in the order of the fingerprint.
+_FINGERPRINT = ("op_type", "input", "output", "attribute", "metadata_props")
+
+
 def _fingerprint(node: ir.Node) -> tuple[object, ...]:
     """Changes when a pass edits the node; attributes are immutable, so identity will do."""
     return (
-        node.op_identifier(),
+        node.op_type,
         tuple(v and v.name for v in node.inputs),
         tuple(v.name for v in node.outputs),
         tuple(id(attribute) for attribute in node.attributes.values()),
@@ -66,10 +70,17 @@ def _render_node(base: onnx.ModelProto, node: ir.Node) -> onnx.NodeProto:
         fresh: onnx.NodeProto = ir.to_proto(node)
         return fresh
     original: onnx.NodeProto = base.graph.node[index]
-    if fingerprint == _fingerprint(node):
+    now = _fingerprint(node)
+    if fingerprint == now:
         return original
-    edited: onnx.NodeProto = ir.to_proto(node)
-    edited.name, edited.doc_string = original.name, original.doc_string
+    # Only the fields that a pass changed: whether an empty name was written is kept as well.
+    edited, fresh = onnx.NodeProto(), ir.to_proto(node)
+    edited.CopyFrom(original)
+    edited.op_type = fresh.op_type
+    for field, before, after in zip(_FINGERPRINT, fingerprint, now, strict=True):
+        if field != "op_type" and before != after:
+            edited.ClearField(field)
+            getattr(edited, field).extend(getattr(fresh, field))
     return edited
 
 

@@ -82,7 +82,6 @@ def test_an_edit_changes_only_its_node():
     want = full_model()
     want.graph.node[1].op_type = "ThresholdedRelu"
     want.graph.node[1].attribute.append(helper.make_attribute("alpha", 0.5))
-    want.graph.node[1].ClearField("domain")  # the parser writes an empty one
     assert [as_bytes(n) for n in result.graph.node] == [as_bytes(n) for n in want.graph.node]
     assert as_bytes(result) == as_bytes(want)
     assert loaded.proto == full_model()
@@ -261,3 +260,19 @@ def test_inlined_weights_stay_where_they_are():
     constant = loaded.proto.graph.node[0].attribute[0].t
     np.testing.assert_array_equal(numpy_helper.to_array(constant), [[1, 2], [3, 4]])
     assert [n.op_type for n in loaded.proto.graph.node] == ["Constant", "MatMul"]
+
+
+def test_an_edited_node_keeps_whether_an_empty_name_was_written() -> None:
+    header = '<ir_version: 8, opset_import: ["" : 17]>'
+    text = header + "g (float[1] x) => (float[1] y) { y = Abs(x) }"
+    model = onnx.parser.parse_model(text)
+    model.graph.node[0].ClearField("name")
+    loaded = model_io.load(model)
+    node = loaded.graph_ir.graph[0]
+    node.metadata_props["key"] = "value"
+    (edited,) = model_io.render(loaded.proto, loaded.graph_ir).graph.node
+    assert not edited.HasField("name")
+    assert not edited.HasField("doc_string")
+    assert edited.metadata_props[0].key == "key"
+    edited.ClearField("metadata_props")
+    assert edited == model.graph.node[0]
