@@ -99,7 +99,8 @@ def main() -> None:
     before = classify(arguments.model, feeds) == labels
     print(f"{arguments.model.name}: {before.mean():.2%} of {len(labels)} before")
 
-    scan = ScanOptions(samples=arguments.calibration_samples, image_flags=flags)
+    image_flags = flags if calibration is arguments.calibration else {}
+    scan = ScanOptions(samples=arguments.calibration_samples, image_flags=image_flags)
     table = lipcompile.calibrate(arguments.model, calibration, scan=scan)
     print(f"  thresholds from {table.data.samples} samples")
     with tempfile.TemporaryDirectory() as folder:

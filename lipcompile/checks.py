@@ -107,20 +107,26 @@ class _Comparison:
             after = np.asarray(results[output], dtype=np.float64)
             before = np.asarray(before, dtype=np.float64)
             self._check_finite(name, output, before, after)
-            if after.shape == before.shape and before.size:
-                self.difference = max(self.difference, float(np.abs(after - before).max()))
-                self.scale = max(self.scale, float(np.abs(before).max()))
+            finite = np.isfinite(before)
+            if after.shape == before.shape and finite.any():
+                change = np.abs(after[finite] - before[finite])
+                self.difference = max(self.difference, float(change.max()))
+                self.scale = max(self.scale, float(np.abs(before[finite]).max()))
                 if first:
-                    self._compare_top1(before[: probe.count], after[: probe.count])
+                    rows = len(before) - probe.padding if before.ndim else 0
+                    self._compare_top1(before[:rows], after[:rows])
             first = False
 
     def _check_finite(
         self, name: str, output: str, before: np.ndarray, after: np.ndarray
     ) -> None:
-        if np.isfinite(before).all() and not np.isfinite(after).all():
+        worse = ~np.isfinite(after)
+        if before.shape == after.shape:
+            worse &= np.isfinite(before)
+        if worse.any():
             raise CheckFailed(
                 f"output '{output}' of the hardened '{name}' is NaN or infinite on "
-                "calibration data, and the original's is finite: nothing was written; try a "
+                "calibration data where the original's is finite: nothing was written; try a "
                 "smaller --cr, or report this with the model"
             )
 

@@ -36,7 +36,11 @@ def model_digest(model: ir.Model, ranges: Iterable[ExternalRange]) -> str:
     _add_graph(digest, model.graph, external)
     for key, function in sorted(model.functions.items()):
         _add(digest, "function", key, [v.name for v in function.inputs])
-        _add(digest, [v.name for v in function.outputs], sorted(function.attributes))
+        _add(
+            digest, [v.name for v in function.outputs], sorted(function.opset_imports.items())
+        )
+        for name in sorted(function.attributes):  # with their defaults
+            _add_attribute(digest, function.attributes[name], external)
         _add_nodes(digest, function, external)
     return "sha256:" + digest.hexdigest()
 

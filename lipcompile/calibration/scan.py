@@ -23,7 +23,7 @@ from lipcompile.calibration.table import (
     add_digests,
 )
 from lipcompile.calibration.tapped import Feeds, Reading, TappedModel
-from lipcompile.errors import DataError, NonFiniteError, OptionError, RunFailure
+from lipcompile.errors import NonFiniteError, OptionError, RunFailure
 from lipcompile.runtime import RuntimeOptions
 from lipcompile.sites import Site
 
@@ -60,6 +60,10 @@ class ScanOptions:
         for name, value in (("samples", self.samples), ("batch size", self.batch_size)):
             if value is not None and value < 1:
                 raise OptionError(f"{name} = {value} is too small: give 1 or more")
+        policies = {"on_bad_sample": self.on_bad_sample, "on_nonfinite": self.on_nonfinite}
+        for name, policy in policies.items():
+            if policy not in ("fail", "skip"):
+                raise OptionError(f"{name} = '{policy}' is unknown: use fail or skip")
         if self.seed < 0:
             raise OptionError(f"seed = {self.seed} is negative: give 0 or more")
 
@@ -148,9 +152,9 @@ class Scan:
         feeds = self.batcher.feeds(batch)
         try:
             reading = self._tapped.run(feeds, with_outputs=self._wants_probes())
-        except RunFailure:
+        except RunFailure as error:
             if len(batch) == 1 or self.batcher.fixed is not None:
-                raise
+                raise RunFailure(f"sample '{batch[0].name}': {error}") from error
             # The batch axis is declared dynamic and is not: an exporter's constant Reshape.
             self._scan_apart(batch)
             self.batcher.limit = 1
@@ -192,7 +196,9 @@ class Scan:
         ranges = {k: (float(v.min()), float(v.max())) for k, v in feeds.items() if v.size}
         self.input_range = merge_ranges(self.input_range, ranges)
         if reading.outputs:
-            self.probe.append(Probe(feeds, reading.outputs, len(batch)))
+            padding = max((self.batcher.fixed or 0) - len(batch), 0)
+            padding = 0 if batch[0].whole else padding
+            self.probe.append(Probe(feeds, reading.outputs, len(batch), padding))
             arrays = [*feeds.values(), *reading.outputs.values()]
             self._probe_bytes += sum(array.nbytes for array in arrays)
 
@@ -208,12 +214,14 @@ class Probe:
     Attributes:
         feeds: Complete inputs by name.
         outputs: The original model's tensor outputs by name.
-        count: How many samples the feeds hold; a fixed batch may be filled up beyond that.
+        count: How many samples the feeds hold.
+        padding: How many rows at the end only fill up a fixed batch.
     """
 
     feeds: Mapping[str, np.ndarray]
     outputs: Mapping[str, np.ndarray]
     count: int
+    padding: int = 0
 
 
 def prepare_scan(
@@ -237,6 +245,11 @@ def prepare_scan(
         seed=options.seed,
         on_bad_sample=options.on_bad_sample,
     )
+    if source.kind not in ("images", "list") and (options.preprocess or options.image_flags):
+        raise OptionError(
+            f"'{source.label}' holds arrays, which are fed as they are, so --preprocess and "
+            "flags such as --mean do nothing: leave them out, or give images"
+        )
     batcher = Batcher(model.inputs, options.batch_size)
     return Scan(
         model, tuple(sites), source, batcher, options, runtime_options, transform.current
@@ -255,12 +268,6 @@ class _Transform:
         return self._resolved
 
     def resolve(self) -> Preprocess:
-        if len(self._model.inputs) != 1:
-            names = ", ".join(f"'{spec.name}'" for spec in self._model.inputs)
-            raise DataError(
-                f"the model has {len(self._model.inputs)} inputs ({names}), and a folder of "
-                "images feeds one: give .npz files with an array per input"
-            )
         if self._resolved is None:
             given = self._options.preprocess
             self._resolved = (

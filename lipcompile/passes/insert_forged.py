@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from lipcompile.forged import Emitter, Encoding, EncodingContext, ForgedFunction
-from lipcompile.ops import MARK
+from lipcompile.ops import MARK, standard_op
 from lipcompile.sites import Site
 
 _IN_QUANTISED = frozenset({"QuantizeLinear", "Cast", "Identity"})
@@ -166,7 +166,7 @@ def _copy(node: ir.Node, data: ir.Value, emit: Emitter) -> ir.Value:
 
 def _is_replaceable_relu(site: Site) -> bool:
     relu = site.value.producer()
-    if relu is None or relu.op_type != "Relu" or site.value.is_graph_output():
+    if relu is None or standard_op(relu) != "Relu" or site.value.is_graph_output():
         return False
     edges = {(layer.node, layer.data_index) for layer in site.layers}
     return set(site.value.uses()) == edges

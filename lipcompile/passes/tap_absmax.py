@@ -14,7 +14,6 @@ overflow as well, so a bad sum is a suspicion: the scan then counts in the tenso
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -57,36 +56,27 @@ def tap_absmax(sites: Sequence[Site]) -> tuple[AbsmaxTap, ...]:
 
 def _tap(site: Site, index: int) -> AbsmaxTap:
     x = ir.Value(name=site.tensor)  # by name: the taps go into a copy of the graph
-    reduce = functools.partial(_reduce, site, index)
-    if not site.nonnegative:
-        chains = [[reduce(op, x)] for op in ("ReduceMax", "ReduceMin", "ReduceSum")]
-    elif site.channels is None or site.dtype != "float32":
-        chains = [[reduce(op, x)] for op in ("ReduceMax", "ReduceSum")]
-    else:
-        pools = [_node(site, index, op, x) for op in ("GlobalMaxPool", "GlobalAveragePool")]
-        ends = [
-            reduce("ReduceMax", pools[0].outputs[0]),
-            reduce("ReduceSum", pools[1].outputs[0]),
-        ]
-        chains = [list(chain) for chain in zip(pools, ends, strict=True)]
-    return AbsmaxTap(site.tensor, tuple(node for chain in chains for node in chain))
+    nodes: list[ir.Node] = []
 
+    def add(op_type: str, source: ir.Value, **attributes: int) -> ir.Value:
+        name = f"{MARK}/tap/{index}/{op_type}"
+        value = ir.Value(name=name, type=ir.TensorType(dtype))
+        nodes.append(ir.node(op_type, [source], attributes, outputs=[value], name=name))
+        return value
 
-def _reduce(site: Site, index: int, op_type: str, source: ir.Value) -> ir.Node:
-    node = _node(site, index, op_type, source, {"keepdims": 0})
-    node.outputs[0].shape = ir.Shape([])
-    return node
-
-
-def _node(
-    site: Site,
-    index: int,
-    op_type: str,
-    source: ir.Value,
-    attributes: Mapping[str, int] | None = None,
-) -> ir.Node:
-    name = f"{MARK}/tap/{index}/{op_type}"
-    value = ir.Value(
-        name=name, type=ir.TensorType(ir.DataType.from_numpy(np.dtype(site.dtype)))
+    dtype = ir.DataType.from_numpy(np.dtype(site.dtype))
+    if dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
+        dtype = ir.DataType.FLOAT  # in which a sum of ordinary activations does not overflow
+        x = add("Cast", x, to=dtype.value)
+    is_blocked = site.nonnegative and site.channels and site.dtype == "float32"
+    largest, total = (
+        (add("GlobalMaxPool", x), add("GlobalAveragePool", x)) if is_blocked else (x, x)
     )
-    return ir.node(op_type, [source], attributes, outputs=[value], name=name)
+    add("ReduceMax", largest, keepdims=0)
+    if not site.nonnegative:
+        add("ReduceMin", x, keepdims=0)
+    add("ReduceSum", total, keepdims=0)
+    for node in nodes:
+        if node.op_type.startswith("Reduce"):
+            node.outputs[0].shape = ir.Shape([])
+    return AbsmaxTap(site.tensor, tuple(nodes))

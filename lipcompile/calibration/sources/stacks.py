@@ -74,7 +74,7 @@ def stack_arrays(
     arrays = match_inputs(label, data, inputs)
     ranks = {s.name: arrays[s.name].ndim if s.shape is None else len(s.shape) for s in inputs}
     extra = {key: arrays[key].ndim - rank for key, rank in ranks.items()}
-    whole = 1 in extra.values() or not any(ranks.values())
+    whole = not any(ranks.values()) or any(extra[k] == 1 for k, rank in ranks.items() if rank)
     rows = {k for k, rank in ranks.items() if extra[k] == 1 or (rank and not whole)}
     for spec in inputs:
         if extra[spec.name] not in (0, 1):
