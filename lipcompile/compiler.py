@@ -83,8 +83,8 @@ def harden(
         The result; `result.model` is the hardened model in the kind that was handed in.
 
     Raises:
-        LipCompileError: See `lipcompile.errors`. Nothing was written, or, on `Interrupted`,
-            only the partial table.
+        LipCompileError: See `lipcompile.errors`. No model was written; on `Interrupted` the
+            partial table was, and where writing the model failed, `save_table`.
     """
     c_r = parse_cr(cr)
     chosen = make_form(form) if isinstance(form, str) else form
@@ -166,7 +166,7 @@ class _Targets:
     ) -> _Targets:
         target = Path(output) if output is not None else None
         if target is None and isinstance(model, (str, os.PathLike)):
-            target = Path(model).with_suffix(".hardened.onnx")
+            target = model_io.beside(Path(model), ".hardened.onnx")
         return cls(target, Path(save_table) if save_table is not None else None, dry_run)
 
     def check(self, force: bool, inputs: tuple[Path, ...]) -> None:

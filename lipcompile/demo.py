@@ -6,7 +6,6 @@ The model is a small residual network for Fashion-MNIST, adversarially trained a
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from lipcompile.calibration.scan import Progress
 from lipcompile.compiler import harden
+from lipcompile.errors import OutputError
 from lipcompile.measure import LatencyRatio, latency_ratio, predictions
 from lipcompile.results import HardenResult
 from lipcompile.runtime import RuntimeOptions, Session, open_session
@@ -95,7 +95,13 @@ def run_demo(
     Raises:
         LipCompileError: As `harden`; for example when the output exists and `force` is off.
     """
-    output_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"folder '{output_dir}' cannot be made ({error.strerror}): name another with "
+            "--output-dir"
+        ) from error
     output = output_dir / "fashion_mnist_adv.hardened.onnx"
     hardened = harden(MODEL, CALIBRATION, output=output, force=force, progress=progress)
     taking_turns = RuntimeOptions(spinning=False)
@@ -117,12 +123,6 @@ def load_test_images() -> tuple[np.ndarray, np.ndarray]:
     with np.load(TEST, allow_pickle=False) as content:
         images = content["images"][:, None].astype(np.float32) / np.float32(255)
         return images, content["labels"].astype(np.int64)
-
-
-def class_names() -> list[str]:
-    """The ten classes, by label."""
-    names: list[str] = json.loads((ASSETS / "classes.json").read_text(encoding="utf-8"))
-    return names
 
 
 def _classify(session: Session, images: np.ndarray) -> np.ndarray:

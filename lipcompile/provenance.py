@@ -55,8 +55,9 @@ def make_provenance(
     c_r: float,
     plans: tuple[SitePlan, ...],
     forged: Mapping[str, str],
-) -> dict[str, str]:
-    """The metadata to add to `source`; what it says of itself already is kept.
+) -> dict[str, str | None]:
+    """The metadata to add, None for what to drop to `source`; what it says of itself already
+    is kept.
 
     Holds no time and no path: the same inputs give the same bytes.
 
@@ -76,7 +77,7 @@ def make_provenance(
         "samples": table.data.samples,
         "digest": table.data.digest,
     }
-    metadata = {
+    metadata: dict[str, str | None] = {
         f"{MARK}.version": __version__,
         f"{MARK}.source": before.get(f"{MARK}.source", source.digest),
         f"{MARK}.table": table.digest,
@@ -86,6 +87,8 @@ def make_provenance(
         SITES: json.dumps(records),
     }
     metadata |= {f"{MARK}.{k}": repr(v) for k, v in form.parameters().items()}
+    # Parameters of a form that was used before belong to its own records, not to this one.
+    metadata |= {k: None for k in before if k.startswith(f"{MARK}.") and k not in metadata}
     if source.inlined:
         metadata[f"{MARK}.inlined"] = json.dumps(list(source.inlined))
     return metadata

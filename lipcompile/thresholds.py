@@ -19,7 +19,10 @@ def parse_cr(text: str | float) -> float:
     Raises:
         OptionError: It is no number, or out of range.
     """
-    value = _parse(text.strip()) if isinstance(text, str) else float(text)
+    try:
+        value = _parse(text.strip()) if isinstance(text, str) else float(text)
+    except (TypeError, ValueError):
+        value = None
     if value is None:
         raise OptionError(_explain(str(text)))
     if not (math.isfinite(value) and 0 < value < 1):

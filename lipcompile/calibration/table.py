@@ -237,6 +237,9 @@ class CalibrationTable:
             tuple(_is(str, name) for name in _is(list, data["unreadable"])),
             tuple(_is(str, name) for name in _is(list, data["nonfinite"])),
         )
+        tensors = [s["tensor"] for s in content["sites"]]
+        if len(set(tensors)) < len(tensors):
+            raise ValueError("a site stands in it twice")
         if record.samples < 0 or not re.fullmatch("[0-9a-f]{64}", record.digest):
             raise ValueError(f"{record.samples} samples with digest '{record.digest}'")
         return cls(

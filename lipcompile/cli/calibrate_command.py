@@ -19,6 +19,7 @@ from lipcompile.cli.options import (
     selector_from,
 )
 from lipcompile.cli.show import progress, show
+from lipcompile.model_io import beside
 
 
 @click.command("calibrate")
@@ -61,7 +62,7 @@ def command(
       lipcompile calibrate model.onnx --calib imagenet_subset/ -o table.json
     """
     selector, scan, runtime = selector_from(flags), scan_from(flags), runtime_from(flags)
-    target = Path(output) if output is not None else Path(model).with_suffix(".table.json")
+    target = Path(output) if output is not None else beside(Path(model), ".table.json")
     with progress("calibrating", not (no_progress or quiet)) as update:
         table = calibrate(
             model,

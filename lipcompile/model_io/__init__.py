@@ -13,10 +13,11 @@ from lipcompile.model_io.rendering import (
     serialize,
     with_extra_outputs,
 )
-from lipcompile.model_io.saving import check_output, give_back, paths_among, save
+from lipcompile.model_io.saving import beside, check_output, give_back, paths_among, save
 
 __all__ = [
     "LoadedModel",
+    "beside",
     "check_output",
     "give_back",
     "load",

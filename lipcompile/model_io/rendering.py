@@ -40,12 +40,13 @@ def _fingerprint(node: ir.Node) -> tuple[object, ...]:
 
 
 def render(
-    base: onnx.ModelProto, edited: ir.Model, metadata: Mapping[str, str] | None = None
+    base: onnx.ModelProto, edited: ir.Model, metadata: Mapping[str, str | None] | None = None
 ) -> onnx.ModelProto:
     """Returns `base` with the main graph's nodes, functions and opsets of `edited`.
 
     Nodes that no pass touched are copied from `base` byte for byte; `metadata` is added to the
-    model's `metadata_props`, replacing keys of the same name.
+    model's `metadata_props`, replacing keys of the same name; None drops
+    one.
     """
     result = onnx.ModelProto()
     result.CopyFrom(base)
@@ -84,12 +85,13 @@ def _render_node(base: onnx.ModelProto, node: ir.Node) -> onnx.NodeProto:
     return edited
 
 
-def _set_metadata(proto: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
+def _set_metadata(proto: onnx.ModelProto, metadata: Mapping[str, str | None]) -> None:
     kept = [prop for prop in proto.metadata_props if prop.key not in metadata]
     del proto.metadata_props[:]
     proto.metadata_props.extend(kept)
     for key, value in metadata.items():
-        proto.metadata_props.add(key=key, value=value)
+        if value is not None:
+            proto.metadata_props.add(key=key, value=value)
 
 
 def with_extra_outputs(base: onnx.ModelProto, nodes: Sequence[ir.Node]) -> bytes:

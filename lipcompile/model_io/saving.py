@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
+import itertools
 import os
 import re
 from collections.abc import Mapping
@@ -13,10 +15,12 @@ import onnx
 import onnx_ir as ir
 
 from lipcompile.atomic import copy_file, write_bytes
-from lipcompile.errors import OutputError
+from lipcompile.errors import ModelError, OutputError
 from lipcompile.external_data import sampled_digest
 from lipcompile.model_io.reading import LoadedModel
 from lipcompile.model_io.rendering import relocate, serialize
+
+_SEARCHED_BYTES = 64 << 20  # a larger model is taken to use whatever lies beside it
 
 
 def give_back(source: LoadedModel, proto: onnx.ModelProto) -> Any:
@@ -38,6 +42,17 @@ def paths_among(*given: object) -> tuple[Path, ...]:
     return tuple(Path(item) for item in given if isinstance(item, (str, os.PathLike)))
 
 
+def beside(model: Path, ending: str) -> Path:
+    """The default place of a result: the model's path with another ending.
+
+    Raises:
+        ModelError: `model` names no file, such as "." or "/".
+    """
+    if not model.name:
+        raise ModelError(f"'{model}' is a folder, and a model is a file: name an .onnx file")
+    return model.with_suffix(ending)
+
+
 def check_output(output: Path, force: bool, inputs: tuple[Path, ...] = ()) -> None:
     """Refuses an output that cannot or must not be written, before any long work starts.
 
@@ -54,7 +69,7 @@ def check_output(output: Path, force: bool, inputs: tuple[Path, ...] = ()) -> No
             f"output '{output}' cannot be a file ({error.strerror}): choose another with -o"
         ) from error
     for path in inputs:
-        if output.exists() and path.exists() and os.path.samefile(output, path):
+        if output.exists() and os.path.exists(path) and os.path.samefile(output, path):
             raise OutputError(
                 f"output '{output}' is the input itself, which is never touched: "
                 "name another file with -o"
@@ -90,12 +105,13 @@ def save(source: LoadedModel, proto: onnx.ModelProto, output: Path) -> tuple[Pat
     """
     read = {item.path for item in source.external}
     check_output(output, force=True, inputs=tuple(read))
-    stale = _data_files_of(output)
-    targets = _data_names(source, output)
+    stale = _stale_data(output)
+    targets = {loc: _free_name(source, loc, output) for loc in _locations(source)}
     fresh = {target for target in targets.values() if not target.exists()}
     try:
         for location, target in targets.items():
-            copy_file(_path_of(source, location), target)
+            if target in fresh:
+                copy_file(_path_of(source, location), target)
         write_bytes(output, serialize(_relocated(proto, targets)))
     except BaseException:
         for path in fresh:
@@ -103,7 +119,7 @@ def save(source: LoadedModel, proto: onnx.ModelProto, output: Path) -> tuple[Pat
         raise
     needed = {path.resolve() for path in (*targets.values(), *read)}
     for path in stale:
-        if path.resolve() not in needed:
+        if path.resolve() not in needed and not _is_named_elsewhere(path, output):
             path.unlink(missing_ok=True)
     return (output, *targets.values())
 
@@ -121,20 +137,41 @@ def _path_of(source: LoadedModel, location: str) -> Path:
     return next(item.path for item in source.external if item.location == location)
 
 
-def _data_names(source: LoadedModel, output: Path) -> dict[str, Path]:
-    digests: dict[str, hashlib._Hash] = {}
+def _locations(source: LoadedModel) -> list[str]:
+    return list(dict.fromkeys(item.location for item in source.external))
+
+
+def _free_name(source: LoadedModel, location: str, output: Path) -> Path:
+    """`<name>.<digest>.data`: unused, or a file of the same bytes, which need no copy.
+
+    The digest is of sampled blocks, so files of one name may differ; none is ever overwritten.
+    """
+    digest = hashlib.sha256(location.encode())
     for item in source.external:
-        digest = digests.setdefault(item.location, hashlib.sha256(item.location.encode()))
-        digest.update(sampled_digest(item))
-    return {
-        location: output.with_name(f"{output.name}.{digest.hexdigest()[:8]}.data")
-        for location, digest in digests.items()
-    }
+        if item.location == location:
+            digest.update(sampled_digest(item))
+    original = _path_of(source, location)
+    for count in itertools.count():
+        mark = digest.hexdigest()[:8] + (f"-{count}" if count else "")
+        target = output.with_name(f"{output.name}.{mark}.data")
+        if not target.exists() or filecmp.cmp(original, target, shallow=False):
+            return target
+    raise AssertionError("unreachable")
 
 
-def _data_files_of(output: Path) -> set[Path]:
+def _stale_data(output: Path) -> set[Path]:
     """Data files that an earlier save of `output` wrote; no other file is ever removed."""
     if not output.is_file():
         return set()
-    ours = re.compile(re.escape(output.name) + r"\.[0-9a-f]{8}\.data")
+    ours = re.compile(re.escape(output.name) + r"\.[0-9a-f]{8}(-\d+)?\.data")
     return {path for path in output.parent.iterdir() if ours.fullmatch(path.name)}
+
+
+def _is_named_elsewhere(data: Path, output: Path) -> bool:
+    """Whether another model in the folder may keep its weights in `data` (a copy of ours)."""
+    for path in data.parent.glob("*.onnx"):
+        if path.name != output.name and (
+            path.stat().st_size > _SEARCHED_BYTES or data.name.encode() in path.read_bytes()
+        ):
+            return True
+    return False
