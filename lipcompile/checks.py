@@ -25,17 +25,20 @@ class Agreement:
             None where that output is no vector of class scores.
         max_difference: Largest |hardened - original| over all float outputs, over the largest
             |original|; no unit.
+        original_has_nan: The original itself gives NaN on this data.
     """
 
     samples: int
     top1: float | None
     max_difference: float
+    original_has_nan: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return {
             "samples": self.samples,
             "top1": self.top1,
             "max_difference": self.max_difference,
+            "original_has_nan": self.original_has_nan,
         }
 
 
@@ -76,6 +79,8 @@ def check_outputs(
     try:
         session = runtime.open_session(model_io.serialize(hardened), options, source.base_dir)
     except ModelError as error:
+        if not probes and not _loads(source, options):
+            return None  # neither does the original, for example a bfloat16 model on the CPU
         raise CheckFailed(
             f"'{source.name}' was hardened, but does not load ({error}): nothing was written; "
             "please report this with the model"
@@ -88,6 +93,14 @@ def check_outputs(
     return comparison.result() if probes else None
 
 
+def _loads(source: LoadedModel, options: RuntimeOptions) -> bool:
+    try:
+        runtime.open_session(model_io.serialize(source.proto), options, source.base_dir)
+    except ModelError:
+        return False
+    return True
+
+
 class _Comparison:
     """Accumulates over probes."""
 
@@ -97,6 +110,7 @@ class _Comparison:
         self.compared = 0
         self.difference = 0.0
         self.scale = 0.0
+        self.nan = False
 
     def add(self, name: str, probe: Probe, results: dict[str, np.ndarray]) -> None:
         self.samples += probe.count
@@ -108,6 +122,7 @@ class _Comparison:
             before = np.asarray(before, dtype=np.float64)
             self._check_finite(name, output, before, after)
             finite = np.isfinite(before)
+            self.nan |= bool(np.isnan(before).any())
             if after.shape == before.shape and finite.any():
                 change = np.abs(after[finite] - before[finite])
                 self.difference = max(self.difference, float(change.max()))
@@ -144,6 +159,7 @@ class _Comparison:
             self.samples,
             self.same / self.compared if self.compared else None,
             self.difference / self.scale if self.scale else self.difference,
+            self.nan,
         )
 
 

@@ -6,6 +6,7 @@ load -> find sites -> calibrate -> thresholds -> rewrite -> check -> save
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -234,7 +235,7 @@ def _dead(site: Site, table: CalibrationTable) -> DataError:
     return DataError(
         f"{_name(layer)}: calibration maximum is 0.0 over {table.data.samples} samples, so "
         f"the threshold would be 0; the input '{site.tensor}' may be dead: pass --exclude "
-        f"'{layer.name}', or calibrate on other data"
+        f"'{re.escape(layer.name)}', or calibrate on other data"
     )
 
 

@@ -103,6 +103,11 @@ def run_demo(
             "--output-dir"
         ) from error
     output = output_dir / "fashion_mnist_adv.hardened.onnx"
+    if output.exists() and not force:
+        raise OutputError(
+            f"'{output}' exists from an earlier demo: pass --force to replace it, or name "
+            "another folder with --output-dir"
+        )
     hardened = harden(MODEL, CALIBRATION, output=output, force=force, progress=progress)
     taking_turns = RuntimeOptions(spinning=False)
     before, after = open_session(MODEL, taking_turns), open_session(output, taking_turns)

@@ -56,8 +56,7 @@ def make_provenance(
     plans: tuple[SitePlan, ...],
     forged: Mapping[str, str],
 ) -> dict[str, str | None]:
-    """The metadata to add, None for what to drop to `source`; what it says of itself already
-    is kept.
+    """The metadata to add to `source`; None drops a key of an earlier form.
 
     Holds no time and no path: the same inputs give the same bytes.
 
@@ -73,7 +72,7 @@ def make_provenance(
     records = read_sites(before)
     records += [_record(plan, form, c_r, forged[plan.site.tensor]) for plan in plans]
     data = {
-        "kind": table.data.kind,
+        "kind": "random" if table.data.kind == "random" else "given",
         "samples": table.data.samples,
         "digest": table.data.digest,
     }

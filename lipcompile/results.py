@@ -167,6 +167,8 @@ class HardenResult:
         top1 = self.agreement.top1 if self.agreement is not None else None
         if top1 is not None and top1 < _LOW_AGREEMENT:
             lines.append("warning: the hardened model often disagrees; try a smaller --cr")
+        if self.agreement is not None and self.agreement.original_has_nan:
+            lines.append("warning: the original model gives NaN on calibration data")
         if self.dry_run:
             lines.append("dry run: nothing was written")
         for path in self.files:
@@ -175,7 +177,7 @@ class HardenResult:
 
     def _agreement_line(self) -> str:
         if self.agreement is None:
-            return "agreement with the original: not measured (no calibration data given)"
+            return "agreement with the original: not measured (no calibration data was run)"
         n = self.agreement.samples
         difference = f"largest output difference {percent(self.agreement.max_difference)}"
         if self.agreement.top1 is None:

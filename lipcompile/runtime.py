@@ -68,6 +68,11 @@ class RuntimeOptions:
     verbose: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.providers, str):
+            raise OptionError(
+                f"providers = '{self.providers}' is one text, and many are expected: write "
+                f"('{self.providers}',)"
+            )
         if not self.providers:
             raise OptionError(
                 "no execution provider is named: use for example --providers cpu"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -140,8 +141,17 @@ class CalibrationTable:
 
     @property
     def digest(self) -> str:
-        """ "sha256:..." of the table's content, for provenance."""
-        return "sha256:" + hashlib.sha256(self._encode()).hexdigest()
+        """ "sha256:..." of what decides the thresholds, for provenance.
+
+        Names of files and the runtime's version are left out: the same data under another
+        name has the same digest.
+        """
+        content = self.to_json()
+        for key in ("runtime", "complete"):
+            del content[key]
+        content["model"] = self.model_digest
+        content["data"] = [self.data.samples, self.data.digest]
+        return "sha256:" + hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -178,6 +188,7 @@ class CalibrationTable:
         lines = [
             f"calibrated on {data.samples} samples of '{data.label}' ({data.kind}){state}"
         ]
+        lines.append(f"run by {self.runtime}")
         if data.kind == "random":
             lines.append("the data is random: thresholds say nothing about real inputs")
         if data.unreadable or data.nonfinite:
@@ -291,12 +302,13 @@ def _is(kind: type[_T], value: object) -> _T:
     return value
 
 
-def load_table(path: Path) -> CalibrationTable:
+def load_table(path: str | os.PathLike[str]) -> CalibrationTable:
     """Reads a table from a JSON file.
 
     Raises:
         TableError: Missing, unreadable, too large, not JSON, or no table.
     """
+    path = Path(path)
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise TableError(f"'{path}' is too large for a calibration table: check the path")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 import click
 
 from lipcompile.calibration.scan import Progress
+from lipcompile.errors import SaveError
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -37,7 +39,15 @@ def show(result: Result, format_: str, quiet: bool) -> None:
     if quiet:
         return
     text = json.dumps(result.to_json(), indent=1) if format_ == "json" else str(result)
-    click.echo(text)
+    try:
+        click.echo(text)
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise
+        raise SaveError(
+            f"the work is done, but its result could not be printed ({error.strerror}): see "
+            "what standard output leads to"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -57,6 +57,8 @@ def open_source(
     for spec in inputs:
         target_dtype(spec)  # Raises where no data of any kind could be fed to the input.
     pick = partial(_pick, samples=samples, seed=seed)
+    if isinstance(data, str) and not data:
+        raise DataError("the calibration data is an empty name: give a path, or random:N")
     if isinstance(data, str) and data.startswith(RANDOM_PREFIX):
         source = open_random(data, inputs, pick, seed)
     elif isinstance(data, str | os.PathLike):
