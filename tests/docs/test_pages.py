@@ -223,4 +223,5 @@ def test_no_tracked_file_names_a_machine_path() -> None:
 def test_planted_machine_path_is_caught() -> None:
     for folder in ("work", "tmp", "root", "home"):
         assert machine_paths(f"wrote '/{folder}/x.onnx'")
-    assert not machine_paths("https://example.org/home/x and docs/work/x and {base}/tmp/x")
+    assert not machine_paths("https://example.org/home/x and docs/work/x")
+    assert not machine_paths("".join(["{base}", "/tmp", "/x"]))
