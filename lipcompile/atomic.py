@@ -14,6 +14,7 @@ import errno
 import os
 import re
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -48,11 +49,18 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         with _open_unnamed(path) or _open_named(path) as (stream, commit):
             yield stream
             stream.flush()
+            _keep_mode(path, stream)
             os.fsync(stream.fileno())
             commit()
         _sync_folder(path.parent)
     except OSError as error:
         raise _explain(path, error) from error
+
+
+def _keep_mode(path: Path, stream: BinaryIO) -> None:
+    """Gives the new file the permissions of the one that it replaces."""
+    if path.exists() and hasattr(os, "fchmod"):
+        os.fchmod(stream.fileno(), stat.S_IMODE(path.stat().st_mode))
 
 
 def write_bytes(path: Path, *chunks: bytes) -> None:

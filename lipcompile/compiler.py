@@ -171,10 +171,10 @@ class _Targets:
         return cls(target, Path(save_table) if save_table is not None else None, dry_run)
 
     def check(self, force: bool, inputs: tuple[Path, ...]) -> None:
-        """Both can be written, and are two; a dry run writes neither."""
+        """Both can be written, and are two; a dry run replaces nothing, so they may exist."""
         for path in (self.model, self.table):
-            if path is not None and not self.dry_run:
-                model_io.check_output(path, force, inputs)
+            if path is not None:
+                model_io.check_output(path, force or self.dry_run, inputs)
         if self.model and self.table and self.model.resolve() == self.table.resolve():
             raise OutputError(
                 f"the model and its calibration table would both be written to "

@@ -509,3 +509,12 @@ def test_no_descriptor_is_left_open(tmp_path):
         with pytest.raises(OutputError):
             atomic.write_bytes(tmp_path / f"nowhere{number}" / "f", b"x")
     assert count() <= before + 5 < soft  # other threads may hold some
+
+
+def test_permissions_of_a_replaced_file_stay(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"old")
+    path.chmod(0o604)
+    atomic.write_bytes(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == 0o604

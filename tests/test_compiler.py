@@ -282,6 +282,13 @@ def test_output_is_refused_before_any_work(path: Path, data: np.ndarray) -> None
         lipcompile.harden(path, never(), output=path, force=True)
 
 
+def test_dry_run_refuses_what_the_run_itself_would(path: Path, data: np.ndarray) -> None:
+    with pytest.raises(OutputError, match="does not exist"):
+        lipcompile.harden(path, data, dry_run=True, output=path.parent / "no" / "x.onnx")
+    lipcompile.harden(path, data)
+    lipcompile.harden(path, data, dry_run=True)
+
+
 def test_dry_run_writes_nothing(path: Path, data: np.ndarray) -> None:
     result = lipcompile.harden(path, data, dry_run=True)
     assert result.output is None
