@@ -3,7 +3,7 @@
 lipcompile.version   version of LipCompile
 lipcompile.source    digest of the model before hardening
 lipcompile.table     digest of the calibration table
-lipcompile.data      kind, number and digest of the calibration samples
+lipcompile.data      number and digest of the calibration samples, and whether they are random
 lipcompile.form      "smooth" or "hard"; lipcompile.a, lipcompile.b where the form has them
 lipcompile.c_r       relative threshold
 lipcompile.sites     JSON: per site its layers, tensors, absmax, c and encoding
@@ -25,6 +25,7 @@ from lipcompile.passes.insert_forged import SitePlan
 from lipcompile.version import __version__
 
 SITES = f"{MARK}.sites"
+_INLINED = f"{MARK}.inlined"
 
 
 def is_hardened(metadata: Mapping[str, str]) -> bool:
@@ -86,10 +87,11 @@ def make_provenance(
         SITES: json.dumps(records),
     }
     metadata |= {f"{MARK}.{k}": repr(v) for k, v in form.parameters().items()}
+    inlined = json.dumps(list(source.inlined)) if source.inlined else before.get(_INLINED)
+    if inlined is not None:
+        metadata[_INLINED] = inlined
     # Parameters of a form that was used before belong to its own records, not to this one.
     metadata |= {k: None for k in before if k.startswith(f"{MARK}.") and k not in metadata}
-    if source.inlined:
-        metadata[f"{MARK}.inlined"] = json.dumps(list(source.inlined))
     return metadata
 
 

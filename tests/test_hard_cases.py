@@ -181,6 +181,21 @@ def test_provenance_drops_parameters_of_an_earlier_form():
     assert {"lipcompile.form", "lipcompile.sites"} <= keys
 
 
+def test_provenance_keeps_what_was_inlined_when_more_layers_are_hardened():
+    text = """
+    g (float[n, 4] x) => (float[n, 4] y) { r = Relu(x) a = my.Dense(r, v) s = Relu(a)
+    y = MatMul(s, v) }
+    <domain: "my", opset_import: ["" : 17]>
+    Dense (a, w) => (b) { b = MatMul(a, w) }
+    """
+    x = np.random.default_rng(0).normal(size=(9, 4)).astype("float32")
+    first = lipcompile.harden(model(text, v=np.eye(4)), x, selector=Selector("all", ("^y$",)))
+    second = lipcompile.harden(first.model, x, selector=ALL, force=True)
+    for result in (first, second):
+        metadata = {p.key: p.value for p in result.model.metadata_props}
+        assert metadata["lipcompile.inlined"] == '["Dense"]'
+
+
 # External data
 
 
