@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +32,11 @@ class TensorSpec:
         first = self.shape[0] if self.shape else None
         return first if isinstance(first, int) else None
 
-    def accepts(self, array: np.ndarray) -> bool:
-        """Whether `array` has the rank and the fixed dimensions of this spec."""
+    def accepts(self, shape: Sequence[int]) -> bool:
+        """Whether `shape` has the rank and the fixed dimensions of this spec."""
         if self.shape is None:
             return True
-        return len(self.shape) == array.ndim and all(
+        return len(self.shape) == len(shape) and all(
             isinstance(want, str) or want == got
-            for want, got in zip(self.shape, array.shape, strict=True)
+            for want, got in zip(self.shape, shape, strict=True)
         )

@@ -59,12 +59,15 @@ class Batcher:
         size = max(sum(array.nbytes for array in sample.feeds.values()), 1)
         return max(1, min(_BYTES // size, self.limit))
 
+    def padding(self, batch: Sequence[Sample]) -> int:
+        """How many rows only fill up a fixed batch."""
+        return 0 if batch[0].whole or self.fixed is None else self.fixed - len(batch)
+
     def feeds(self, batch: Sequence[Sample]) -> dict[str, np.ndarray]:
         """Complete inputs by name; a fixed batch is filled up with its last sample."""
         if batch[0].whole:
             return dict(batch[0].feeds)
-        fixed = self.fixed
-        rows = [*batch, *[batch[-1]] * (fixed - len(batch))] if fixed else list(batch)
+        rows = [*batch, *[batch[-1]] * self.padding(batch)]
         scalars = {spec.name for spec in self.inputs if spec.shape == ()}
         return {
             name: array if name in scalars else np.stack([row.feeds[name] for row in rows])

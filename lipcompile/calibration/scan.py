@@ -91,7 +91,7 @@ class Scan:
     probe: list[Probe] = field(default_factory=list)
     absmax: dict[str, float] = field(default_factory=dict)
     input_range: dict[str, tuple[float, float]] = field(default_factory=dict)
-    digests: str = "0"
+    data_digest: str = add_digests(())
     samples: int = 0
     nonfinite: list[str] = field(default_factory=list)
     finished: bool = False
@@ -136,7 +136,7 @@ class Scan:
                 self.source.kind,
                 self.source.label,
                 self.samples,
-                add_digests([self.digests]),
+                self.data_digest,
                 tuple(sorted(self.source.skipped)),
                 tuple(sorted(self.nonfinite)),
             ),
@@ -192,12 +192,11 @@ class Scan:
         for tensor, absmax in reading.absmax.items():
             self.absmax[tensor] = max(absmax, self.absmax.get(tensor, 0.0))
         self.samples += len(batch)
-        self.digests = add_digests([self.digests, *(sample.digest for sample in batch)])
+        self.data_digest = add_digests([self.data_digest, *(s.digest for s in batch)])
         ranges = {k: (float(v.min()), float(v.max())) for k, v in feeds.items() if v.size}
         self.input_range = merge_ranges(self.input_range, ranges)
         if reading.outputs:
-            padding = max((self.batcher.fixed or 0) - len(batch), 0)
-            padding = 0 if batch[0].whole else padding
+            padding = self.batcher.padding(batch)
             self.probe.append(Probe(feeds, reading.outputs, len(batch), padding))
             arrays = [*feeds.values(), *reading.outputs.values()]
             self._probe_bytes += sum(array.nbytes for array in arrays)

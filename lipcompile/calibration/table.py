@@ -186,9 +186,9 @@ class CalibrationTable:
         data = self.data
         state = "" if self.complete else " (interrupted: not all samples were seen)"
         lines = [
-            f"calibrated on {data.samples} samples of '{data.label}' ({data.kind}){state}"
+            f"calibrated on {data.samples} samples of '{data.label}' ({data.kind}){state}",
+            f"run by {self.runtime}",
         ]
-        lines.append(f"run by {self.runtime}")
         if data.kind == "random":
             lines.append("the data is random: thresholds say nothing about real inputs")
         if data.unreadable or data.nonfinite:

@@ -8,16 +8,7 @@ from typing import Any
 import click
 
 from lipcompile.calibration.calibrate import calibrate
-from lipcompile.cli.options import (
-    data_flags,
-    image_flags,
-    output_flags,
-    runtime_flags,
-    runtime_from,
-    scan_from,
-    selection_flags,
-    selector_from,
-)
+from lipcompile.cli.options import DATA_HELP, scanning_flags, scanning_options
 from lipcompile.cli.show import progress, show
 from lipcompile.model_io import beside
 
@@ -28,7 +19,7 @@ from lipcompile.model_io import beside
     "--calib",
     required=True,
     metavar="DATA",
-    help="Calibration data: a folder of images, a list file, .npy, .npz, or random:N.",
+    help=DATA_HELP,
 )
 @click.option(
     "-o",
@@ -37,11 +28,7 @@ from lipcompile.model_io import beside
     help="Where to write the table.  [default: MODEL with the ending .table.json]",
 )
 @click.option("--force", is_flag=True, help="Replace an existing table.")
-@selection_flags
-@data_flags
-@image_flags
-@runtime_flags
-@output_flags
+@scanning_flags
 def command(
     model: str,
     calib: str,
@@ -61,7 +48,7 @@ def command(
     Example:
       lipcompile calibrate model.onnx --calib imagenet_subset/ -o table.json
     """
-    selector, scan, runtime = selector_from(flags), scan_from(flags), runtime_from(flags)
+    selector, scan, runtime = scanning_options(flags)
     target = Path(output) if output is not None else beside(Path(model), ".table.json")
     with progress("calibrating", not (no_progress or quiet)) as update:
         table = calibrate(
@@ -74,6 +61,4 @@ def command(
             force=force,
             progress=update,
         )
-    show(table, format_, quiet)
-    if format_ == "text" and not quiet:
-        click.echo(f"wrote '{target}'")
+    show(table, format_, quiet, wrote=target)

@@ -6,16 +6,7 @@ from typing import Any
 
 import click
 
-from lipcompile.cli.options import (
-    data_flags,
-    image_flags,
-    output_flags,
-    runtime_flags,
-    runtime_from,
-    scan_from,
-    selection_flags,
-    selector_from,
-)
+from lipcompile.cli.options import DATA_HELP, scanning_flags, scanning_options
 from lipcompile.cli.show import progress, show
 from lipcompile.compiler import harden
 from lipcompile.forged import FORMS, make_form
@@ -26,7 +17,7 @@ from lipcompile.forged import FORMS, make_form
 @click.option(
     "--calib",
     metavar="DATA",
-    help="Calibration data: a folder of images, a list file, .npy, .npz, or random:N.",
+    help=DATA_HELP,
 )
 @click.option(
     "--table", metavar="JSON", help="Take the maxima from this table, and run no scan."
@@ -60,11 +51,7 @@ from lipcompile.forged import FORMS, make_form
     help="Replace existing output; harden further layers of a hardened model.",
 )
 @click.option("--dry-run", is_flag=True, help="Do everything but write.")
-@selection_flags
-@data_flags
-@image_flags
-@runtime_flags
-@output_flags
+@scanning_flags
 def command(
     model: str,
     calib: str | None,
@@ -86,8 +73,7 @@ def command(
     Example:
       lipcompile harden model.onnx --calib imagenet_subset/ --cr 2^-7
     """
-    selector, scan, runtime = selector_from(flags), scan_from(flags), runtime_from(flags)
-    flags.pop("verbose")
+    selector, scan, runtime = scanning_options(flags)
     with progress("calibrating", not (no_progress or quiet)) as update:
         result = harden(
             model,

@@ -35,6 +35,4 @@ def command(
     model_io.check_output(target, force, tuple(map(Path, tables)))
     merged = merge_tables(load_table(Path(path)) for path in tables)
     merged.save(target)
-    show(merged, format_, quiet)
-    if format_ == "text" and not quiet:
-        click.echo(f"wrote '{target}'")
+    show(merged, format_, quiet, wrote=target)

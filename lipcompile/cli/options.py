@@ -14,6 +14,7 @@ from lipcompile.ops import LINEAR_OPS
 from lipcompile.runtime import RuntimeOptions
 from lipcompile.sites import Selector
 
+DATA_HELP = "Calibration data: a folder of images, a list file, .npy, .npz, or random:N."
 Command = TypeVar("Command", bound=Callable[..., Any])
 _IMAGE_FLAGS = (
     "input_size",
@@ -196,6 +197,18 @@ def output_flags(command: Command) -> Command:
     )(command)
 
 
+def scanning_flags(command: Command) -> Command:
+    """All flags of a command that scans data: `scanning_options` reads them."""
+    return _apply([selection_flags, data_flags, image_flags, runtime_flags, output_flags])(
+        command
+    )
+
+
+def scanning_options(flags: dict[str, Any]) -> tuple[Selector, ScanOptions, RuntimeOptions]:
+    """Takes the flags of selection, data and runtime out of `flags`."""
+    return selector_from(flags), scan_from(flags), runtime_from(flags)
+
+
 def selector_from(flags: dict[str, Any]) -> Selector:
     """Takes the selection flags out of `flags`."""
     return Selector(
@@ -231,7 +244,7 @@ def runtime_from(flags: dict[str, Any]) -> RuntimeOptions:
         providers=_words(flags.pop("providers")),
         allow_cpu_fallback=flags.pop("allow_cpu_fallback"),
         threads=flags.pop("threads"),
-        verbose=flags["verbose"],
+        verbose=flags.pop("verbose"),
     )
 
 

@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 import click
@@ -34,11 +35,13 @@ class Result(Protocol):
     def to_json(self) -> dict[str, Any]: ...
 
 
-def show(result: Result, format_: str, quiet: bool) -> None:
-    """Prints a result in the format that was asked for."""
+def show(result: Result, format_: str, quiet: bool, wrote: Path | None = None) -> None:
+    """Prints a result in the format that was asked for, as text with the file it went to."""
     if quiet:
         return
     text = json.dumps(result.to_json(), indent=1) if format_ == "json" else str(result)
+    if wrote is not None and format_ == "text":
+        text += f"\nwrote '{wrote}'"
     try:
         click.echo(text)
     except OSError as error:

@@ -45,8 +45,8 @@ def render(
     """Returns `base` with the main graph's nodes, functions and opsets of `edited`.
 
     Nodes that no pass touched are copied from `base` byte for byte; `metadata` is added to the
-    model's `metadata_props`, replacing keys of the same name; None drops
-    one.
+    model's `metadata_props`, replacing keys of the same name; None
+    drops one.
     """
     result = onnx.ModelProto()
     result.CopyFrom(base)

@@ -150,13 +150,10 @@ def _free_name(source: LoadedModel, location: str, output: Path) -> Path:
     for item in source.external:
         if item.location == location:
             digest.update(sampled_digest(item))
-    original = _path_of(source, location)
-    for count in itertools.count():
-        mark = digest.hexdigest()[:8] + (f"-{count}" if count else "")
-        target = output.with_name(f"{output.name}.{mark}.data")
-        if not target.exists() or filecmp.cmp(original, target, shallow=False):
-            return target
-    raise AssertionError("unreachable")
+    original, mark = _path_of(source, location), digest.hexdigest()[:8]
+    marks = itertools.chain([mark], (f"{mark}-{count}" for count in itertools.count(1)))
+    names = (output.with_name(f"{output.name}.{mark}.data") for mark in marks)
+    return next(n for n in names if not n.exists() or filecmp.cmp(original, n, shallow=False))
 
 
 def _stale_data(output: Path) -> set[Path]:

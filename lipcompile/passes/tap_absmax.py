@@ -6,7 +6,8 @@ At each site x:
     sum    ReduceSum(x), which is NaN or infinite whenever x holds a NaN or an infinity
 In front of a convolution, GlobalMaxPool and GlobalAveragePool come first where x is never
 negative: ONNX Runtime computes them in its blocked layout, which a ReduceMax of the whole
-tensor would make it leave at every site.
+tensor would make it leave at every site. The 16-bit types are cast to float32 first, in which
+a sum of ordinary activations does not overflow.
 ReduceMax alone would not do: ONNX Runtime's CPU kernel ignores NaN everywhere but in the first
 position (https://github.com/microsoft/onnxruntime/issues/10514). A sum of finite numbers can
 overflow as well, so a bad sum is a suspicion: the scan then counts in the tensor itself.
@@ -56,27 +57,25 @@ def tap_absmax(sites: Sequence[Site]) -> tuple[AbsmaxTap, ...]:
 
 def _tap(site: Site, index: int) -> AbsmaxTap:
     x = ir.Value(name=site.tensor)  # by name: the taps go into a copy of the graph
+    dtype = ir.DataType.from_numpy(np.dtype(site.dtype))
+    is_narrow = dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+    is_blocked = site.nonnegative and site.channels and dtype == ir.DataType.FLOAT
+    dtype = ir.DataType.FLOAT if is_narrow else dtype
     nodes: list[ir.Node] = []
 
     def add(op_type: str, source: ir.Value, **attributes: int) -> ir.Value:
         name = f"{MARK}/tap/{index}/{op_type}"
-        value = ir.Value(name=name, type=ir.TensorType(dtype))
+        shape = ir.Shape([]) if "keepdims" in attributes else None
+        value = ir.Value(name=name, type=ir.TensorType(dtype), shape=shape)
         nodes.append(ir.node(op_type, [source], attributes, outputs=[value], name=name))
         return value
 
-    dtype = ir.DataType.from_numpy(np.dtype(site.dtype))
-    if dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
-        dtype = ir.DataType.FLOAT  # in which a sum of ordinary activations does not overflow
+    if is_narrow:
         x = add("Cast", x, to=dtype.value)
-    is_blocked = site.nonnegative and site.channels and site.dtype == "float32"
-    largest, total = (
-        (add("GlobalMaxPool", x), add("GlobalAveragePool", x)) if is_blocked else (x, x)
-    )
+    largest = add("GlobalMaxPool", x) if is_blocked else x
+    total = add("GlobalAveragePool", x) if is_blocked else x
     add("ReduceMax", largest, keepdims=0)
     if not site.nonnegative:
         add("ReduceMin", x, keepdims=0)
     add("ReduceSum", total, keepdims=0)
-    for node in nodes:
-        if node.op_type.startswith("Reduce"):
-            node.outputs[0].shape = ir.Shape([])
     return AbsmaxTap(site.tensor, tuple(nodes))

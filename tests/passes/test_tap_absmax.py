@@ -37,12 +37,16 @@ def tapped(
     loaded = model_io.load(proto)
     (tap,) = tap_absmax(find_sites(loaded.graph_ir, Selector("all")).sites)
     assert tap.tensor == "h"
+    return session_of(loaded, tap), tap
+
+
+def session_of(loaded: model_io.LoadedModel, tap: AbsmaxTap) -> ort.InferenceSession:
     serialised = model_io.with_extra_outputs(loaded.proto, tap.nodes)
     onnx.checker.check_model(serialised, full_check=True)
     options = ort.SessionOptions()
     options.log_severity_level = 3
     providers = ["CPUExecutionProvider"]
-    return ort.InferenceSession(serialised, options, providers=providers), tap
+    return ort.InferenceSession(serialised, options, providers=providers)
 
 
 def measure(subject: tuple[ort.InferenceSession, AbsmaxTap], x: np.ndarray):
@@ -204,12 +208,7 @@ def pooled(width: int = 16) -> tuple[ort.InferenceSession, AbsmaxTap]:
     loaded = model_io.load(proto)
     (tap,) = tap_absmax(find_sites(loaded.graph_ir, Selector("all")).sites)
     assert [node.op_type for node in tap.nodes][:2] == ["GlobalMaxPool", "GlobalAveragePool"]
-    serialised = model_io.with_extra_outputs(loaded.proto, tap.nodes)
-    onnx.checker.check_model(serialised, full_check=True)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    providers = ["CPUExecutionProvider"]
-    return ort.InferenceSession(serialised, options, providers=providers), tap
+    return session_of(loaded, tap), tap
 
 
 @pytest.mark.parametrize("width", [3, 16, 48])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ml_dtypes  # noqa: F401  (teaches NumPy the name "bfloat16")
@@ -76,13 +76,9 @@ def check_array(name: str, spec: TensorSpec, array: np.ndarray, whole: bool) -> 
 
 def check_shape(name: str, spec: TensorSpec, shape: tuple[int, ...], whole: bool) -> None:
     """Raises DataError unless `shape` has the fixed dimensions that the input asks for."""
-    want: tuple[int | str, ...] = ("?",) * len(shape)
-    if spec.shape is not None:
-        want = spec.shape if whole else spec.shape[1:]
-    fits = len(want) == len(shape) and all(
-        isinstance(w, str) or w == g for w, g in zip(want, shape, strict=True)
-    )
-    if not fits or 0 in shape:
+    asked = spec if whole or spec.shape is None else replace(spec, shape=spec.shape[1:])
+    if not asked.accepts(shape) or 0 in shape:
+        want = asked.shape if asked.shape is not None else ("",) * len(shape)
         dims = ", ".join(str(w or "?") for w in want)
         part = "" if whole else " per sample"
         raise DataError(
