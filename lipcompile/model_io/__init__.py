@@ -6,6 +6,7 @@ edit that, and `render` carries only their edits back.
 
 from __future__ import annotations
 
+from lipcompile.model_io.expanding import expand_functions
 from lipcompile.model_io.reading import LoadedModel, load
 from lipcompile.model_io.rendering import (
     passes_checker,
@@ -19,6 +20,7 @@ __all__ = [
     "LoadedModel",
     "beside",
     "check_output",
+    "expand_functions",
     "give_back",
     "load",
     "passes_checker",

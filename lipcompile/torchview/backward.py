@@ -1,0 +1,133 @@
+"""Other gradients for the same values: BPDA (Athalye et al. 2018, arXiv 1802.00420).
+
+A forged function hides gradients below its threshold. An adaptive attack keeps the forward
+pass exact and differentiates a surrogate instead: the identity, or a smooth gate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import onnx_ir as ir
+import torch
+
+from lipcompile.errors import OptionError
+from lipcompile.provenance import read_sites
+
+Gradient = Literal["exact", "identity", "smooth"]
+# Steps whose derivative is zero almost everywhere: both surrogates pass the gradient through.
+_ROUNDING = frozenset({"Round", "Floor", "Ceil", "Sign"})
+_STEEPNESS = 4.0  # of the smooth surrogate; slope at most 1.72 (`Smooth.slope` at a = 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Surrogate:
+    """What is differentiated in place of a step.
+
+    Attributes:
+        source: Name of the tensor that it is a function of; None for the step's first input.
+        function: The differentiable function.
+    """
+
+    source: str | None
+    function: Callable[[torch.Tensor], torch.Tensor]
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.source,) if self.source is not None else ()
+
+    def value(self, environment: Mapping[str, Any], arguments: Sequence[Any]) -> torch.Tensor:
+        source = arguments[0] if self.source is None else environment[self.source]
+        return self.function(source)
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Forward: the first argument. Backward: the gradient goes to the second."""
+
+    @staticmethod
+    def forward(value: torch.Tensor, surrogate: torch.Tensor) -> torch.Tensor:
+        return value.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.shape = inputs[1].shape
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[None, torch.Tensor]:
+        return None, gradients[0].reshape(ctx.shape)
+
+    @staticmethod
+    def vmap(info: Any, dims: Any, value: Any, surrogate: Any) -> tuple[Any, int]:
+        moved = [
+            t.movedim(d, 0) if d is not None else t.expand(info.batch_size, *t.shape)
+            for t, d in zip((value, surrogate), dims, strict=True)
+        ]
+        return straight_through(*moved), 0
+
+
+def straight_through(value: torch.Tensor, surrogate: torch.Tensor) -> torch.Tensor:
+    """Exactly `value`, with the gradient of `surrogate`, which has its shape and dtype."""
+    result: torch.Tensor = _StraightThrough.apply(  # type: ignore[no-untyped-call]
+        value, surrogate.to(value.dtype)
+    )
+    return result
+
+
+def surrogates(
+    graph: ir.Graph, metadata: Mapping[str, str], gradient: Gradient
+) -> dict[str, Surrogate]:
+    """The surrogates of a hardened model's forged functions, and of rounding operators.
+
+    Args:
+        graph: The graph.
+        metadata: Its `metadata_props`, which name the sites.
+        gradient: "exact" for none; "identity", or "smooth" for x * sigmoid(4 (|x| / c - 1)).
+
+    Raises:
+        OptionError: Unknown `gradient`.
+        ModelError: The provenance is damaged.
+    """
+    if gradient not in get_args(Gradient):
+        raise OptionError(
+            f"gradient = '{gradient}' is unknown: use {', '.join(get_args(Gradient))}"
+        )
+    if gradient == "exact":
+        return {}
+    found = {
+        node.outputs[0].name or "": Surrogate(None, _identity)
+        for node in ir.traversal.RecursiveGraphIterator(graph)
+        if node.op_type in _ROUNDING
+    }
+    producers = {value.name: node for node in graph for value in node.outputs}
+    for record in read_sites(metadata):
+        tensor, forged = record["tensor"], record["forged"]
+        shape = _identity if gradient == "identity" else _Gate(float(record["c"]))
+        if tensor != forged:
+            found[forged] = Surrogate(tensor, shape)
+        elif tensor in producers:  # a ThresholdedRelu in place of a Relu
+            found[tensor] = Surrogate(None, _AfterRelu(shape))
+    return found
+
+
+def _identity(x: torch.Tensor) -> torch.Tensor:
+    return x
+
+
+@dataclass(frozen=True, slots=True)
+class _Gate:
+    """x * sigmoid(4 (|x| / c - 1)): `smooth` with a gentle gate."""
+
+    c: float
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.sigmoid(_STEEPNESS * (x.abs() / self.c - 1.0))
+
+
+@dataclass(frozen=True, slots=True)
+class _AfterRelu:
+    surrogate: Callable[[torch.Tensor], torch.Tensor]
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self.surrogate(torch.relu(x))

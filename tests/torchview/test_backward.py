@@ -1,0 +1,243 @@
+"""Surrogates change gradients and no value: forged functions, rounding, quantisation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+import lipcompile
+from lipcompile import Selector
+from lipcompile.errors import ModelError, OptionError
+from lipcompile.provenance import read_sites
+from lipcompile.torchview import torch_view
+from tests.torchview.graphs import graph, normal, runtime_values
+
+Maker = Callable[[], onnx.ModelProto]
+# After the site of Gemm_y everything is linear, so that "identity" gives the gradient of the
+# original model; in front of it stands a Relu, which `hard` replaces.
+LAST = Selector("all", include=("^Gemm_y$",))
+
+
+def images(count: int = 16) -> torch.Tensor:
+    return normal(count, 3, 8, 8)
+
+
+def hardened(
+    model: onnx.ModelProto, form: str, cr: float = 0.25, selector: Selector = LAST
+) -> onnx.ModelProto:
+    done = lipcompile.harden(model, images().numpy(), form=form, cr=cr, selector=selector)
+    return done.model
+
+
+def input_gradient(view: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Of the first logit."""
+    leaf = x.clone().requires_grad_()
+    return torch.autograd.grad(view(leaf)[:, 0].sum(), leaf)[0]
+
+
+def metadata(model: onnx.ModelProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+# Forged functions
+
+
+@pytest.mark.parametrize("form", ["smooth", "hard"])
+@pytest.mark.parametrize("gradient", ["identity", "smooth"])
+@pytest.mark.parametrize("selector", [LAST, Selector(), Selector("all")], ids=str)
+def test_values_do_not_change(
+    small_cnn: Maker, form: str, gradient: str, selector: Selector
+) -> None:
+    model = hardened(small_cnn(), form, selector=selector)
+    exact = torch_view(model)(images())
+    surrogate = torch_view(model, gradient=gradient)(images())
+    assert torch.equal(exact, surrogate)
+    assert not torch.equal(exact, torch_view(small_cnn())(images()))
+
+
+@pytest.mark.parametrize("form", ["smooth", "hard"])
+def test_identity_has_the_gradient_of_the_original(small_cnn: Maker, form: str) -> None:
+    model = hardened(small_cnn(), form)
+    original = input_gradient(torch_view(small_cnn()), images())
+    identity = input_gradient(torch_view(model, gradient="identity"), images())
+    exact = input_gradient(torch_view(model), images())
+    torch.testing.assert_close(identity, original)
+    assert not torch.allclose(exact, original)
+
+
+@pytest.mark.parametrize("form", ["smooth", "hard"])
+def test_smooth_has_the_gradient_of_a_gate(small_cnn: Maker, form: str) -> None:
+    """x sigmoid(4 (|x| / c - 1)) at the site, everything else as in the original."""
+    model = hardened(small_cnn(), form)
+    c = read_sites(metadata(model))[0]["c"]
+    to_site = torch_view(small_cnn(), outputs=["s"])
+    weight = torch_view(small_cnn()).weight("fc2_w").detach()
+
+    def gated(x: torch.Tensor) -> torch.Tensor:
+        site = to_site(x)
+        return site * torch.sigmoid(4.0 * (site.abs() / c - 1.0)) @ weight
+
+    smooth = input_gradient(torch_view(model, gradient="smooth"), images())
+    leaf = images().requires_grad_()
+    expected = torch.autograd.grad(gated(leaf)[:, 0].sum(), leaf)[0]
+    torch.testing.assert_close(smooth, expected)
+
+
+def test_relu_was_replaced(small_cnn: Maker) -> None:
+    """Without it the tests above would miss the one encoding that takes the Relu's input."""
+    operators = [node.op_type for node in hardened(small_cnn(), "hard").graph.node]
+    assert operators.count("Relu") == 1
+    assert "ThresholdedRelu" in operators
+
+
+def test_surrogate_passes_where_exact_is_zero(small_cnn: Maker) -> None:
+    model = hardened(small_cnn(), "hard", cr=0.99)
+    x = 0.5 * images()
+    assert not input_gradient(torch_view(model), x).any()
+    assert input_gradient(torch_view(model, gradient="identity"), x).any()
+
+
+def test_unknown_gradient_is_refused(small_cnn: Maker) -> None:
+    with pytest.raises(OptionError, match="gradient = 'bpda' is unknown: use exact, identity"):
+        torch_view(small_cnn(), gradient="bpda")
+
+
+def test_damaged_provenance_is_refused(small_cnn: Maker) -> None:
+    model = hardened(small_cnn(), "smooth")
+    for entry in model.metadata_props:
+        if entry.key == "lipcompile.sites":
+            entry.value = entry.value[:-5]
+    with pytest.raises(ModelError, match="'lipcompile.sites' is damaged"):
+        torch_view(model, gradient="identity")
+
+
+# Rounding
+
+
+@pytest.mark.parametrize("op", ["Round", "Floor", "Ceil", "Sign"])
+def test_rounding_passes_the_gradient_through(op: str) -> None:
+    model, x = graph(f"y = {op} (x)"), normal(3, 4)
+    exact, identity = torch_view(model), torch_view(model, gradient="identity")
+    assert torch.equal(exact(x), identity(x))
+    assert not input_gradient(exact, x).any()
+    assert input_gradient(identity, x)[:, 0].eq(1.0).all()
+
+
+def test_rounding_in_a_branch_passes_the_gradient_through() -> None:
+    model = graph(
+        "y = If <then_branch = a () => (float[n, 4] t) { t = Round (x) },"
+        " else_branch = b () => (float[n, 4] e) { e = Identity (x) }> (yes)",
+        inputs="float[n, 4] x, bool yes",
+    )
+    x = normal(3, 4).requires_grad_()
+    torch_view(model, gradient="identity")(x, torch.tensor(True)).sum().backward()
+    assert x.grad.eq(1.0).all()
+
+
+# Where an exact gradient is a convention
+
+
+def exact_gradient(model: onnx.ModelProto, x: torch.Tensor) -> list[list[float]]:
+    leaf = x.clone().requires_grad_()
+    return torch.autograd.grad(torch_view(model)(leaf).sum(), leaf)[0].tolist()
+
+
+def test_l2_has_gradient_zero_at_zero() -> None:
+    model = graph("y = ReduceL2 (x)", outputs="float y")
+    assert exact_gradient(model, torch.zeros(1, 4)) == [[0.0] * 4]
+
+
+@pytest.mark.parametrize("opset", [10, 13])
+def test_clip_has_gradient_one_at_its_bounds(opset: int) -> None:
+    weights = "float l = {-1}, float h = {1}" if opset > 10 else ""
+    body = "y = Clip (x, l, h)" if opset > 10 else "y = Clip <min = -1.0, max = 1.0> (x)"
+    x = torch.tensor([[-2.0, -1.0, 1.0, 2.0]])
+    assert exact_gradient(graph(body, weights=weights, opset=opset), x) == [[0, 1, 1, 0]]
+
+
+def test_square_of_negatives_brings_no_nan() -> None:
+    view = torch_view(graph("y = Pow (x, two)", weights="float two = {2}"))
+    x = torch.full((1, 4), -3.0, requires_grad=True)
+    view(x).sum().backward()
+    assert x.grad.tolist() == [[-6.0] * 4]
+    assert view.weight("two").grad is None
+
+
+# Quantisation
+
+PAIR = "q = QuantizeLinear {attributes} (x, s, z) y = DequantizeLinear {attributes} (q, s, z)"
+UINT8 = (PAIR.format(attributes=""), "float s = {0.5}, uint8 z = {10}")
+INT8 = (PAIR.format(attributes=""), "float s = {0.25}, int8 z = {-3}")
+PER_AXIS = (
+    PAIR.format(attributes="<axis = 1>"),
+    "float[4] s = {0.5, 0.25, 1, 2}, int8[4] z = {0, 10, -10, 1}",
+)
+LEVELS = {
+    "uint8": (UINT8, 0.5, 10.0, 0, 255),
+    "int8": (INT8, 0.25, -3.0, -128, 127),
+    "per axis": (
+        PER_AXIS,
+        torch.tensor([0.5, 0.25, 1.0, 2.0]),
+        torch.tensor([0.0, 10.0, -10.0, 1.0]),
+        -128,
+        127,
+    ),
+}
+
+
+def wide_range() -> torch.Tensor:
+    """Inside and outside of every clipping range; halves of a level among them."""
+    return torch.linspace(-300.0, 300.0, 4801).repeat_interleave(4).reshape(-1, 4)
+
+
+@pytest.mark.parametrize("kind", LEVELS)
+@pytest.mark.parametrize("gradient", ["exact", "identity", "smooth"])
+def test_quantised_values_are_those_of_onnx_runtime(kind: str, gradient: str) -> None:
+    body, weights = LEVELS[kind][0]
+    model, x = graph(body, weights=weights), wide_range()
+    (expected,) = runtime_values(model, x.numpy())
+    np.testing.assert_array_equal(
+        torch_view(model, gradient=gradient)(x).detach().numpy(), expected
+    )
+
+
+@pytest.mark.parametrize("kind", LEVELS)
+def test_quantising_passes_the_gradient_inside_the_range(kind: str) -> None:
+    (body, weights), scale, zero, low, high = LEVELS[kind]
+    model, x = graph(body, weights=weights), wide_range()
+    level = torch.round(x / scale) + zero
+    inside = (level >= low) & (level <= high)
+    assert inside.any()
+    assert not inside.all()
+    for gradient in ("identity", "smooth"):
+        leaf = x.clone().requires_grad_()
+        torch_view(model, gradient=gradient)(leaf).sum().backward()
+        torch.testing.assert_close(leaf.grad, inside.float(), msg=gradient)
+
+
+def test_exact_gradient_of_quantising_is_zero() -> None:
+    body, weights = UINT8
+    assert not input_gradient(torch_view(graph(body, weights=weights)), normal(3, 4)).any()
+
+
+@pytest.mark.parametrize("gradient", ["exact", "identity"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "q = QuantizeLinear (x, s, z) y = Identity (q)",
+        "y = QuantizeLinear (x, s, z) w = DequantizeLinear (y, s, z)",
+    ],
+    ids=["other reader", "output"],
+)
+def test_quantised_tensor_that_others_see_holds_integers(body: str, gradient: str) -> None:
+    model = graph(
+        body, outputs="uint8[n,4] y", weights="float s = {0.5}, uint8 z = {10}", opset=21
+    )
+    x = normal(3, 4)
+    found = torch_view(model, gradient=gradient)(x)
+    assert found.dtype == torch.uint8
+    np.testing.assert_array_equal(found.numpy(), runtime_values(model, x.numpy())[0])
