@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from lipcompile.version import __version__
 
 if TYPE_CHECKING:
+    from lipcompile.auditing.audit import audit as audit
+    from lipcompile.auditing.results import AuditResult as AuditResult
     from lipcompile.calibration.calibrate import calibrate as calibrate
     from lipcompile.calibration.merge import merge_tables as merge_tables
     from lipcompile.calibration.preprocess.transform import Preprocess as Preprocess
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from lipcompile.sites import Selector as Selector
 
 _HOMES = {
+    "AuditResult": "lipcompile.auditing.results",
     "CalibrationTable": "lipcompile.calibration.table",
     "ForgedFunction": "lipcompile.forged",
     "HardenResult": "lipcompile.results",
@@ -42,6 +45,7 @@ _HOMES = {
     "RuntimeOptions": "lipcompile.runtime",
     "ScanOptions": "lipcompile.calibration.scan",
     "Selector": "lipcompile.sites",
+    "audit": "lipcompile.auditing.audit",
     "calibrate": "lipcompile.calibration.calibrate",
     "harden": "lipcompile.compiler",
     "inspect": "lipcompile.inspection",

@@ -21,6 +21,7 @@ COMMANDS = {
     "calibrate": "Record activation maxima over calibration data.",
     "merge": "Merge calibration tables of one model.",
     "inspect": "List linear layers, and what would be done to them.",
+    "audit": "Attack a hardened model and its original, and compare them.",
     "demo": "Harden a bundled classifier, and measure it.",
     "doctor": "Check versions, execution providers and extras.",
 }

@@ -221,21 +221,26 @@ def selector_from(flags: dict[str, Any]) -> Selector:
 
 def scan_from(flags: dict[str, Any]) -> ScanOptions:
     """Takes the data and image flags out of `flags`."""
-    image = {name: flags.pop(name) for name in _IMAGE_FLAGS}
-    image["input_size"] = parse_size(image["input_size"])
-    for name in ("mean", "std"):
-        image[name] = parse_numbers(name, image[name])
-    if image["rescale"] is not None:
-        image["rescale"] = _number("rescale", image["rescale"])
     return ScanOptions(
         samples=flags.pop("samples"),
         batch_size=flags.pop("batch_size"),
         seed=flags.pop("seed"),
         on_bad_sample=flags.pop("on_bad_sample"),
         on_nonfinite=flags.pop("on_nonfinite"),
-        preprocess=flags.pop("preprocess"),
-        image_flags={name: value for name, value in image.items() if value is not None},
+        **image_from(flags),
     )
+
+
+def image_from(flags: dict[str, Any]) -> dict[str, Any]:
+    """Takes the image flags out of `flags`: `preprocess` and `image_flags`."""
+    image = {name: flags.pop(name) for name in _IMAGE_FLAGS}
+    image["input_size"] = parse_size(image["input_size"])
+    for name in ("mean", "std"):
+        image[name] = parse_numbers(name, image[name])
+    if image["rescale"] is not None:
+        image["rescale"] = _number("rescale", image["rescale"])
+    given = {name: value for name, value in image.items() if value is not None}
+    return {"preprocess": flags.pop("preprocess"), "image_flags": given}
 
 
 def runtime_from(flags: dict[str, Any]) -> RuntimeOptions:

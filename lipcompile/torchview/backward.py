@@ -16,7 +16,7 @@ import torch
 from lipcompile.errors import OptionError
 from lipcompile.provenance import read_sites
 
-Gradient = Literal["exact", "identity", "smooth"]
+Gradient = Literal["exact", "quantised", "identity", "smooth"]
 # Steps whose derivative is zero almost everywhere: both surrogates pass the gradient through.
 _ROUNDING = frozenset({"Round", "Floor", "Ceil", "Sign"})
 _STEEPNESS = 4.0  # of the smooth surrogate; slope at most 1.72 (`Smooth.slope` at a = 4)
@@ -83,7 +83,8 @@ def surrogates(
     Args:
         graph: The graph.
         metadata: Its `metadata_props`, which name the sites.
-        gradient: "exact" for none; "identity", or "smooth" for x * sigmoid(4 (|x| / c - 1)).
+        gradient: "exact" and "quantised" for none; "identity", or "smooth" for
+            x * sigmoid(4 (|x| / c - 1)).
 
     Raises:
         OptionError: Unknown `gradient`.
@@ -93,7 +94,7 @@ def surrogates(
         raise OptionError(
             f"gradient = '{gradient}' is unknown: use {', '.join(get_args(Gradient))}"
         )
-    if gradient == "exact":
+    if gradient in ("exact", "quantised"):
         return {}
     found = {
         node.outputs[0].name or "": Surrogate(None, _identity)

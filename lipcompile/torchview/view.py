@@ -115,8 +115,10 @@ def torch_view(
     Args:
         model: A path, `onnx.ModelProto`, `onnx_ir.Model`, graphsurgeon `Graph`, or a
             `LoadedModel`.
-        gradient: "exact" differentiates what is computed. "identity" and "smooth" compute the
-            same values and differentiate a surrogate of each forged function (BPDA).
+        gradient: "exact" differentiates what is computed; for an int8 graph that is 0 almost
+            everywhere, so "quantised" passes QuantizeLinear straight through (within its
+            clipping range). "identity" and "smooth" do so too, and differentiate a
+            surrogate of each forged function and of rounding operators (BPDA).
         precision: The torch type that stands for ONNX's float32: float64 to check gradients.
         outputs: Tensors to return in place of the graph's outputs.
 

@@ -110,11 +110,10 @@ class Preprocess:
             DataError: The image's mode cannot be converted without loss, or the resized image
                 would exceed Pillow's limit on pixels.
         """
-        pixels = np.asarray(self._sized(to_color(image, self.color)), dtype=np.float32)
-        pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
+        pixels = self.pixels(image)
         if self.color == "BGR":
             pixels = pixels[:, :, ::-1]
-        scaled = pixels * np.float32(self.rescale)
+        scaled = pixels.astype(np.float32) * np.float32(self.rescale)
         mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
         normal = (scaled - mean) / std
         if self.layout == "NCHW":
@@ -122,6 +121,15 @@ class Preprocess:
         # What float16 cannot hold becomes Inf, which the source reports with the file's name.
         with np.errstate(over="ignore"):
             return np.ascontiguousarray(normal, dtype=self.dtype)
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        """The image's uint8 values [H, W, C] before any arithmetic: RGB, or L.
+
+        Raises:
+            DataError: As in `__call__`.
+        """
+        pixels = np.asarray(self._sized(to_color(image, self.color)))
+        return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
     def _sized(self, image: Image.Image) -> Image.Image:
         height, width = resized_shape(image.height, image.width, self.resize, self.cover)

@@ -32,7 +32,7 @@ def image_sample(
     Raises:
         DataError: The file cannot be read, decoded or transformed, or does not fit the input.
     """
-    data = _read_file(path, name)
+    data = read_file(path, name)
     image = decode(data, name)
     try:
         array = transform(image)
@@ -43,8 +43,8 @@ def image_sample(
     return Sample(name, feeds, whole, hashlib.sha256(data).digest())
 
 
-def _read_file(path: Path, name: str) -> bytes:
-    """The bytes of a sample's file.
+def read_file(path: Path, name: str, remedy: str = _REPLACE_OR_SKIP) -> bytes:
+    """The bytes of a sample's file; errors end in `remedy`.
 
     Raises:
         DataError: The file is missing, empty, not a regular file, or may not be read.
@@ -54,17 +54,17 @@ def _read_file(path: Path, name: str) -> bytes:
         data = path.read_bytes() if path.is_file() or not path.exists() else None
     except (OSError, ValueError) as err:
         cause = getattr(err, "strerror", None) or err
-        raise DataError(
-            f"sample '{name}' cannot be read ({cause}): {_REPLACE_OR_SKIP}"
-        ) from err
+        raise DataError(f"sample '{name}' cannot be read ({cause}): {remedy}") from err
     if not data:
         cause = "not a regular file" if data is None else "the file is empty"
-        raise DataError(f"sample '{name}' cannot be decoded ({cause}): {_REPLACE_OR_SKIP}")
+        raise DataError(f"sample '{name}' cannot be decoded ({cause}): {remedy}")
     return data
 
 
-def decode(data: bytes, name: str) -> Image.Image:
+def decode(data: bytes, name: str, remedy: str = _REPLACE_OR_SKIP) -> Image.Image:
     """The (first) image in `data`, as Pillow decodes it; EXIF orientation is not applied.
+
+    Errors end in `remedy`, the next step.
 
     Raises:
         DataError: The bytes are not an image, are damaged, or hold more than
@@ -78,7 +78,7 @@ def decode(data: bytes, name: str) -> Image.Image:
         image.load()
     except Exception as err:  # On damaged bytes, Pillow's plugins raise nearly any type.
         raise DataError(
-            f"sample '{name}' cannot be decoded ({_decode_cause(err)}): {_REPLACE_OR_SKIP}"
+            f"sample '{name}' cannot be decoded ({_decode_cause(err)}): {remedy}"
         ) from err
     return image
 

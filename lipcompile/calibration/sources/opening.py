@@ -56,7 +56,7 @@ def open_source(
         raise DataError("the model has no inputs, so no calibration data can be fed to it")
     for spec in inputs:
         target_dtype(spec)  # Raises where no data of any kind could be fed to the input.
-    pick = partial(_pick, samples=samples, seed=seed)
+    pick = partial(pick_subset, samples=samples, seed=seed)
     if isinstance(data, str) and not data:
         raise DataError("the calibration data is an empty name: give a path, or random:N")
     if isinstance(data, str) and data.startswith(RANDOM_PREFIX):
@@ -73,7 +73,8 @@ def open_source(
     return source
 
 
-def _pick(count: int, *, samples: int | None, seed: int) -> Sequence[int]:
+def pick_subset(count: int, *, samples: int | None, seed: int) -> Sequence[int]:
+    """`samples` random indices below `count` in their order, or all where there are fewer."""
     if samples is None or samples >= count:
         return range(count)
     chosen = np.random.default_rng(seed).choice(count, samples, replace=False)

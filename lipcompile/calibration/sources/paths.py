@@ -16,10 +16,10 @@ from lipcompile.calibration.sources.stacks import open_stack
 from lipcompile.errors import DataError
 from lipcompile.signature import TensorSpec
 
-_IMAGE_SUFFIXES = frozenset(
+IMAGE_SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"]
 )
-_LIST_SUFFIXES = (".txt", ".lst")
+LIST_SUFFIXES = (".txt", ".lst")
 
 
 def open_path(
@@ -49,13 +49,13 @@ def open_path(
         )
     if path.is_dir():
         label = path.resolve().name
-        if names := _find_files(path, _IMAGE_SUFFIXES):
+        if names := find_files(path, IMAGE_SUFFIXES):
             return _images("images", label, path, names, inputs, preprocess, pick)
-        return _array_folder(label, path, _find_files(path, ARRAY_SUFFIXES), inputs, pick)
-    if suffix in _LIST_SUFFIXES:
-        names = _read_list(path)
+        return _array_folder(label, path, find_files(path, ARRAY_SUFFIXES), inputs, pick)
+    if suffix in LIST_SUFFIXES:
+        names = read_list(path)
         return _images("list", path.name, path.parent, names, inputs, preprocess, pick)
-    if suffix in _IMAGE_SUFFIXES:
+    if suffix in IMAGE_SUFFIXES:
         return _images("images", path.name, path.parent, [path.name], inputs, preprocess, pick)
     if suffix in ARRAY_SUFFIXES:
         return open_stack(path.name, read_arrays(path, path.name), inputs, pick)
@@ -93,7 +93,7 @@ def _array_folder(
 ) -> Source:
     if not names:
         raise DataError(
-            f"folder '{label}' holds no images ({', '.join(sorted(_IMAGE_SUFFIXES))}) and no"
+            f"folder '{label}' holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}) and no"
             " .npy or .npz files; hidden files and linked folders are not read: check the path"
         )
 
@@ -104,7 +104,7 @@ def _array_folder(
     return indexed_source(kind, label, pick(len(names)), names.__getitem__, load)
 
 
-def _find_files(root: Path, suffixes: Collection[str]) -> list[str]:
+def find_files(root: Path, suffixes: Collection[str]) -> list[str]:
     """Paths below `root` with one of `suffixes`, relative, with slashes, sorted.
 
     Hidden files and folders are left out; symlinks to files are followed, symlinked folders
@@ -125,11 +125,11 @@ def _find_files(root: Path, suffixes: Collection[str]) -> list[str]:
 def _cannot_list(err: OSError) -> None:
     raise DataError(
         f"folder '{err.filename}' cannot be listed ({err.strerror}): allow reading it, or move"
-        " it out of the calibration data"
+        " it out of the data"
     ) from err
 
 
-def _read_list(path: Path) -> list[str]:
+def read_list(path: Path) -> list[str]:
     """The image paths in a list file: one per line, blank lines and # comments left out.
 
     Raises:

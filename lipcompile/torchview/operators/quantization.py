@@ -1,8 +1,8 @@
 """Quantisation, as simulated by QuantizeLinear and DequantizeLinear.
 
 Integers carry no gradient in torch. A QuantizeLinear whose every reader is a DequantizeLinear
-therefore hands on its integers in a float tensor: the pair has gradient 0, or, with a
-surrogate, 1 inside the clipping range and 0 outside.
+therefore hands on its integers in a float tensor: the pair has gradient 0, or, unless the
+exact gradient is asked for, 1 inside the clipping range and 0 outside.
 """
 
 from __future__ import annotations

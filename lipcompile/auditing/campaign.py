@@ -1,0 +1,340 @@
+"""Runs attacks on both models and has ONNX Runtime judge every candidate.
+
+Both models get the same attacks, the same number of runs and the same random numbers. Where
+the hardened model has a surrogate gradient and the original has none, the original is attacked
+once more from another random start, so that neither is favoured by more attempts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from lipcompile.auditing.attacks import Attack
+from lipcompile.auditing.budget import Budget
+from lipcompile.auditing.data import LabelledImages
+from lipcompile.auditing.journal import Journal
+from lipcompile.auditing.seeds import derived_seed, seeded
+from lipcompile.auditing.victim import Victim
+from lipcompile.errors import RunFailure
+from lipcompile.torchview.backward import Gradient
+from lipcompile.torchview.program import is_out_of_memory
+from lipcompile.version import __version__
+
+Notify = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Strike:
+    """One attack along one path on one model.
+
+    Attributes:
+        role: "original" or "hardened".
+        path: "white-box", "bpda-identity", "bpda-smooth", "transfer", "transfer-start" or
+            "black-box".
+        attack: Name of the attack.
+        settings: Its settings, gradient and seed.
+        attacked: bool [N], the images that it was run on.
+        broken: bool [N], those that ONNX Runtime then misclassified within the budget.
+        largest: Largest distance among the candidates that broke an image.
+        seconds: Wall time.
+    """
+
+    role: str
+    path: str
+    attack: str
+    settings: dict[str, Any]
+    attacked: np.ndarray
+    broken: np.ndarray
+    largest: float
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "model": self.role,
+            "path": self.path,
+            "attack": self.attack,
+            "attacked": int(self.attacked.sum()),
+            "broken": int(self.broken.sum()),
+            "largest_distance": self.largest,
+            "settings": self.settings,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """A strike with its candidates, as long as someone needs them.
+
+    Attributes:
+        strike: What was measured.
+        candidates: float32, one per attacked image, within the budget.
+    """
+
+    strike: Strike
+    candidates: np.ndarray
+
+
+@dataclass(slots=True)
+class Campaign:
+    """The state of an audit's attacks.
+
+    Attributes:
+        images: What is attacked.
+        budget: How far.
+        victims: Both models by role.
+        journal: Keeps candidates of finished batches.
+        seed: Of everything random.
+        batch: Images per batch; halved when memory runs out.
+        notify: Told each finished strike in one line.
+        clean: By role, bool [N]: classified correctly without attack.
+        strikes: Everything that was run, in order.
+        notes: What a reader of the result has to know.
+    """
+
+    images: LabelledImages
+    budget: Budget
+    victims: dict[str, Victim]
+    journal: Journal
+    seed: int
+    batch: int
+    notify: Notify
+    clean: dict[str, np.ndarray] = field(default_factory=dict)
+    strikes: list[Strike] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def measure_clean(self) -> None:
+        """Classifies the images themselves."""
+        for role, victim in self.victims.items():
+            scores = victim.deployed(self.images.pixels)
+            self.clean[role] = scores.argmax(axis=1) == self.images.labels
+
+    def robust(self, role: str) -> np.ndarray:
+        """bool [N]: correct, and broken by no strike so far (the pointwise worst case)."""
+        alive = self.clean[role].copy()
+        for strike in self.strikes:
+            if strike.role == role:
+                alive &= ~strike.broken
+        return alive
+
+    def find(self, role: str, path: str, attack: str) -> Strike | None:
+        """The first such strike."""
+        for strike in self.strikes:
+            if (strike.role, strike.path, strike.attack) == (role, path, attack):
+                return strike
+        return None
+
+    def attack(
+        self,
+        role: str,
+        path: str,
+        attack: Attack,
+        among: np.ndarray,
+        *,
+        gradient: Gradient = "exact",
+        start: Found | None = None,
+    ) -> Found:
+        """Runs an attack on the images in `among`, and judges what it found.
+
+        Args:
+            role: Which model.
+            path: Name of the path, which also seeds it.
+            attack: What to run.
+            among: bool [N].
+            gradient: What is differentiated; no matter to a black-box attack.
+            start: Its candidates are the starting points.
+        """
+        begin = time.perf_counter()
+        chosen = np.flatnonzero(among)
+        candidates = self._candidates(role, path, attack, chosen, gradient, start)
+        settings = {
+            **attack.settings(),
+            "gradient": "none" if attack.black_box else gradient,
+            "seed": self.seed,
+        }
+        return self._judge(role, path, attack.name, settings, chosen, candidates, begin)
+
+    def transfer(self, found: Found, role: str) -> None:
+        """Replays the candidates found against the other model, as they are."""
+        begin, source = time.perf_counter(), found.strike
+        chosen = np.flatnonzero(source.attacked)
+        both = self.clean[role][chosen]
+        settings = {**source.settings, "found_on": source.role, "found_by": source.path}
+        candidates = found.candidates[both]
+        name = source.attack
+        self._judge(role, "transfer", name, settings, chosen[both], candidates, begin)
+
+    def _judge(
+        self,
+        role: str,
+        path: str,
+        name: str,
+        settings: dict[str, Any],
+        chosen: np.ndarray,
+        candidates: np.ndarray,
+        begin: float,
+    ) -> Found:
+        pixels, labels = self.images.pixels[chosen], self.images.labels[chosen]
+        inside, success, size = judge(
+            self.victims[role], self.budget, pixels, labels, candidates
+        )
+        attacked, broken = (np.zeros(len(self.images.labels), bool) for _ in range(2))
+        attacked[chosen] = True
+        broken[chosen] = success
+        strike = Strike(
+            role,
+            path,
+            name,
+            settings,
+            attacked,
+            broken,
+            float(size[success].max(initial=0.0)),
+            time.perf_counter() - begin,
+        )
+        self.strikes.append(strike)
+        self.notify(
+            f"{role}: {path} {name} broke {success.sum()} of {len(chosen)} images "
+            f"({strike.seconds:.1f} s)"
+        )
+        return Found(strike, inside)
+
+    def _candidates(
+        self,
+        role: str,
+        path: str,
+        attack: Attack,
+        chosen: np.ndarray,
+        gradient: Gradient,
+        start: Found | None,
+    ) -> np.ndarray:
+        found = [np.zeros((0, *self.images.pixels.shape[1:]), np.float32)]
+        done = 0
+        while done < len(chosen):
+            part = chosen[done : done + self.batch]
+            try:
+                found.append(self._batch(role, path, attack, part, gradient, start))
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._halve(len(part), error)
+            else:
+                done += len(part)
+        return np.concatenate(found)
+
+    def _batch(
+        self,
+        role: str,
+        path: str,
+        attack: Attack,
+        part: np.ndarray,
+        gradient: Gradient,
+        start: Found | None,
+    ) -> np.ndarray:
+        """The candidates for the images `part`, from the journal or by the attack."""
+        victim = self.victims[role]
+        begin_at = _rows_of(start, part, self.images.pixels) if start else None
+        key = {
+            "version": [__version__, torch.__version__],
+            "model": victim.model.digest,
+            "data": self.images.digest,
+            "normalisation": self.images.normalisation.to_json(),
+            "part": part.tolist(),
+            "attack": attack.settings(),
+            "gradient": gradient,
+            "budget": [self.budget.norm, self.budget.eps],
+            "path": path,
+            "seed": self.seed,
+            "start": None if begin_at is None else _digest(begin_at),
+        }
+
+        def compute() -> np.ndarray:
+            with seeded(derived_seed(self.seed, path, attack.name, int(part[0]))):
+                return self._run(victim, attack, gradient, part, begin_at)
+
+        shape = (len(part), *self.images.pixels.shape[1:])
+        return self.journal.entry(key, shape, compute)
+
+    def _run(
+        self,
+        victim: Victim,
+        attack: Attack,
+        gradient: Gradient,
+        part: np.ndarray,
+        start: np.ndarray | None,
+    ) -> np.ndarray:
+        device = torch.device("cpu") if attack.black_box else victim.device
+        model = Deployed(victim) if attack.black_box else victim.view(gradient)
+        pixels = torch.from_numpy(self.images.pixels[part]).to(device)
+        labels = torch.from_numpy(self.images.labels[part]).to(device)
+        begin = None if start is None else torch.from_numpy(start).to(device)
+        with torch.set_grad_enabled(not attack.black_box):
+            candidates = attack.run(model, pixels, labels, self.budget, begin)
+        result: np.ndarray = candidates.detach().cpu().numpy().astype(np.float32)
+        return result
+
+    def _halve(self, size: int, error: Exception) -> None:
+        if size == 1:
+            raise RunFailure(
+                "out of memory with a single image in the batch: audit a smaller model, or "
+                "run where there is more memory"
+            ) from error
+        self.batch = max(1, size // 2)
+        note = f"out of memory with {size} images in a batch: went on with {self.batch}"
+        self.notes.append(note)
+        self.notify(note)
+
+
+def judge(
+    victim: Victim,
+    budget: Budget,
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    candidates: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Decides success: moves candidates into the budget, measures, and runs the deployed file.
+
+    Returns:
+        The candidates as judged (float32, within budget and range), whether each is
+        misclassified by ONNX Runtime (bool [N]), and its distance (float64 [N]).
+    """
+    if not len(candidates):
+        return candidates, np.zeros(0, bool), np.zeros(0)
+    inside = budget.project(pixels, candidates)
+    size = budget.size(pixels, inside)
+    assert (size <= budget.eps).all() and inside.min() >= 0.0 and inside.max() <= 1.0
+    wrong = victim.deployed(inside).argmax(axis=1) != labels
+    return inside, wrong, size
+
+
+class Deployed(torch.nn.Module):
+    """The deployed file as attacks without gradients see it: pixels in, scores out."""
+
+    def __init__(self, victim: Victim) -> None:
+        super().__init__()
+        self._victim = victim
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        scores = self._victim.deployed(pixels.clamp(0.0, 1.0).numpy())
+        if self._victim.gives_probabilities:
+            scores = np.log(np.maximum(scores, np.finfo(np.float32).tiny))
+        return torch.from_numpy(scores.astype(np.float32))
+
+
+def _rows_of(start: Found, part: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """Starting points: the candidate of each image, or the image where there is none."""
+    attacked = start.strike.attacked
+    place = np.cumsum(attacked) - 1
+    rows: np.ndarray = pixels[part].copy()
+    known = attacked[part]
+    rows[known] = start.candidates[place[part[known]]]
+    return rows
+
+
+def _digest(array: np.ndarray) -> str:
+    return hashlib.sha256(array.tobytes()).hexdigest()

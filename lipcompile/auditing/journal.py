@@ -1,0 +1,87 @@
+"""What an interrupted audit has already found: one small file per batch of candidates.
+
+A file's name is a digest of everything that decides its content (model, images, attack with
+its settings, seed, start), so a journal serves any audit that asks for the same work, and an
+entry can never be mistaken for another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lipcompile import atomic
+from lipcompile.errors import OutputError
+
+_ENTRY = re.compile(r"[0-9a-f]{40}\.npy")
+
+
+class Journal:
+    """A folder of results, or nothing where no folder is given.
+
+    Attributes:
+        folder: Where entries are; None keeps nothing.
+        reused: Entries that were read instead of computed.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.reused = 0
+        if folder is not None:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise OutputError(
+                    f"the journal folder '{folder}' cannot be made ({error.strerror}): name "
+                    "another with --journal"
+                ) from error
+
+    def entry(
+        self,
+        key: Mapping[str, Any],
+        shape: tuple[int, ...],
+        compute: Callable[[], np.ndarray],
+    ) -> np.ndarray:
+        """The candidates for `key`, read or computed: float32 of `shape`."""
+        if self.folder is None:
+            return compute()
+        text = json.dumps(key, sort_keys=True)
+        path = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:40]}.npy"
+        found = _read(path, shape)
+        if found is not None:
+            self.reused += 1
+            return found
+        result = np.ascontiguousarray(compute(), np.float32)
+        buffer = io.BytesIO()
+        np.save(buffer, result)
+        atomic.write_bytes(path, buffer.getvalue())
+        return result
+
+    def remove(self) -> None:
+        """Removes the entries, and the folder if nothing else is in it."""
+        if self.folder is None:
+            return
+        with contextlib.suppress(OSError):
+            for name in os.listdir(self.folder):
+                if _ENTRY.fullmatch(name):
+                    (self.folder / name).unlink()
+            self.folder.rmdir()
+
+
+def _read(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The entry, unless it is missing or damaged: then it is computed again."""
+    try:
+        loaded: np.ndarray = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    whole = loaded.shape == shape and loaded.dtype == np.float32
+    return loaded if whole else None

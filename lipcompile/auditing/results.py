@@ -1,0 +1,166 @@
+"""What an audit found: a verdict with everything that it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from lipcompile.auditing.budget import Budget
+from lipcompile.auditing.campaign import Strike
+from lipcompile.auditing.masking import Check
+from lipcompile.auditing.masking.behaviour import CurvePoint
+from lipcompile.auditing.statistics import PairedDifference, exact_interval
+from lipcompile.text import percent, table
+
+Verdict = Literal["improved", "no measurable change", "worse", "masked"]
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelOutcome:
+    """One of the two models.
+
+    Attributes:
+        name: File name.
+        digest: Of what the model computes.
+        clean: bool [N], correct without attack.
+        robust: bool [N], correct and broken by no attack of any path.
+    """
+
+    name: str
+    digest: str
+    clean: np.ndarray
+    robust: np.ndarray
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "digest": self.digest,
+            "clean_accuracy": float(self.clean.mean()),
+            "clean_interval": list(exact_interval(int(self.clean.sum()), len(self.clean))),
+            "worst_case_accuracy": float(self.robust.mean()),
+            "worst_case_interval": list(
+                exact_interval(int(self.robust.sum()), len(self.robust))
+            ),
+            "robust_images": self.robust.astype(int).tolist(),
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AuditResult:
+    """What `audit` found. It prints itself, and becomes JSON.
+
+    Attributes:
+        original: The model before hardening.
+        hardened: The model after.
+        data: Name, digest and number of the images.
+        budget: Norm and epsilon.
+        attacks: Name of the preset and settings of its attacks.
+        seed: Of everything random.
+        strikes: Every attack on every path, in order.
+        clean: Paired difference of the clean accuracies.
+        worst: Paired difference of the worst-case accuracies.
+        checks: Masking checks of the hardened model.
+        curve: Accuracy against epsilon.
+        notes: What a reader has to know.
+        versions: Packages that took part.
+        seconds: Wall time.
+        failed_gates: Gates that do not hold, in words.
+    """
+
+    original: ModelOutcome
+    hardened: ModelOutcome
+    data: dict[str, Any]
+    budget: Budget
+    attacks: dict[str, Any]
+    seed: int
+    strikes: tuple[Strike, ...]
+    clean: PairedDifference
+    worst: PairedDifference
+    checks: tuple[Check, ...]
+    curve: tuple[CurvePoint, ...]
+    notes: tuple[str, ...]
+    versions: dict[str, str]
+    seconds: float
+    failed_gates: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> Verdict:
+        """A failed masking check forbids any claim about the difference."""
+        if any(check.failed for check in self.checks):
+            return "masked"
+        return direction(self.worst)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "verdict": self.verdict,
+            "original": self.original.to_json(),
+            "hardened": self.hardened.to_json(),
+            "clean_difference": self.clean.to_json(),
+            "worst_case_difference": self.worst.to_json(),
+            "failed_gates": list(self.failed_gates),
+            "masking_checks": [check.to_json() for check in self.checks],
+            "paths": [strike.to_json() for strike in self.strikes],
+            "curve": [point.to_json() for point in self.curve],
+            "budget": {"norm": self.budget.norm, "eps": self.budget.eps, "unit": "pixels"},
+            "attacks": self.attacks,
+            "data": self.data,
+            "seed": self.seed,
+            "notes": list(self.notes),
+            "versions": self.versions,
+            "seconds": round(self.seconds, 1),
+        }
+
+    def __str__(self) -> str:
+        n = self.data["images"]
+        head = (
+            f"{self.hardened.name} against {self.original.name}: {n} images of "
+            f"'{self.data['name']}', {self.budget}, attacks {self.attacks['name']}, seed "
+            f"{self.seed}"
+        )
+        paths = table(("path", "attack", "original", "hardened"), list(self._rows()))
+        checks = table(("masking", "check", "evidence"), [c.cells() for c in self.checks])
+        notes = [f"note: {note}" for note in self.notes]
+        return "\n".join([head, "", *paths, "", *checks, "", *notes, *self._conclusion()])
+
+    def _rows(self) -> Iterator[tuple[str, ...]]:
+        models = (self.original, self.hardened)
+        yield ("none", "clean accuracy", *(percent(m.clean.mean()) for m in models))
+        for path, attack in dict.fromkeys((s.path, s.attack) for s in self.strikes):
+            cells = [self._cell(role, path, attack) for role in ("original", "hardened")]
+            yield (path, attack, *cells)
+        yield ("all", "worst case", *(percent(m.robust.mean()) for m in models))
+
+    def _cell(self, role: str, path: str, attack: str) -> str:
+        """ "12 of 300 broken", over all strikes of this attack along this path."""
+        attacked = np.zeros(len(self.original.clean), bool)
+        broken = attacked.copy()
+        for strike in self.strikes:
+            if (strike.role, strike.path, strike.attack) == (role, path, attack):
+                attacked |= strike.attacked
+                broken |= strike.broken
+        return f"{broken.sum()} of {attacked.sum()} broken"
+
+    def _conclusion(self) -> Iterator[str]:
+        yield f"clean accuracy, hardened - original: {self.clean}"
+        yield f"worst case, hardened - original: {self.worst}"
+        failed = sum(check.failed for check in self.checks)
+        if failed:
+            known = direction(self.worst)
+            yield (
+                f"{failed} masking checks failed: the worst case is only an upper bound "
+                f"(without them: {known})"
+            )
+        yield f"took {self.seconds:.0f} s"
+        yield f"verdict: {self.verdict}"
+        yield from (f"gate failed: {gate}" for gate in self.failed_gates)
+
+
+def direction(worst: PairedDifference) -> Verdict:
+    """What the worst cases alone say, at McNemar's p < 0.05."""
+    if worst.p >= SIGNIFICANT:
+        return "no measurable change"
+    return "improved" if worst.difference > 0 else "worse"
