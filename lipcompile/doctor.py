@@ -26,6 +26,7 @@ _BASE = ("numpy", "onnx", "onnx-ir", "click", "rich", "pillow")
 EXTRAS = {
     "cpu": ("onnxruntime",),
     "gpu": ("onnxruntime-gpu",),
+    "audit": ("torch", "scipy", "pyautoattack"),
     "graphsurgeon": ("onnx-graphsurgeon",),
 }
 

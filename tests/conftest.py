@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
+
+# As in lipcompile/cli/audit_command.py: workers share the cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _CNN = """
 <ir_version: 8, opset_import: ["": 17], producer_name: "maker", doc_string: "a small net">

@@ -138,8 +138,10 @@ def _everywhere(campaign: Campaign, role: str, chosen: Preset) -> Found:
     for attack in chosen.everywhere:
         campaign.attack(role, "white-box", attack, among)
     found = _and_transfer(campaign, role, "white-box", chosen.adaptive, among)
-    for path, gradient in _SURROGATES:
-        gradient = _gradient(campaign, role, gradient)
+    for path, wanted in _SURROGATES:
+        gradient = _gradient(campaign, role, wanted)
+        if gradient == "exact":  # a restart has nothing to add where an image is broken
+            among = campaign.robust(role)
         _and_transfer(campaign, role, path, chosen.adaptive, among, gradient)
     return found
 

@@ -17,10 +17,9 @@ import torch
 from onnx import helper, numpy_helper
 
 import lipcompile
-from lipcompile.auditing.attacks import APGDCE, FGSM, PGD, Attack, MarginPGD, Square
+from lipcompile.auditing.attacks import APGDT, Attack
 from lipcompile.auditing.audit import audit
 from lipcompile.auditing.budget import Budget
-from lipcompile.auditing.presets import Preset
 from lipcompile.auditing.results import AuditResult
 from lipcompile.demo import CALIBRATION, MODEL, TEST, load_test_images
 from lipcompile.errors import (
@@ -34,17 +33,7 @@ from lipcompile.errors import (
     RunFailure,
 )
 from tests.auditing import planted
-
-QUICK = Preset(
-    "quick",
-    everywhere=(FGSM(), PGD(steps=3, step=0.5), MarginPGD(steps=3, step=0.5)),
-    adaptive=APGDCE(steps=5),
-    restart=MarginPGD(steps=3, step=0.5),
-    survivors=(),
-    adaptive_survivors=(),
-    black_box=(Square(queries=20),),
-    curve=MarginPGD(steps=5, step=0.4),
-)
+from tests.auditing.quick import QUICK
 
 
 @cache
@@ -174,8 +163,6 @@ def test_two_classes_leave_out_what_needs_four() -> None:
     output.name = "logits"
     output.type.tensor_type.shape.dim[1].dim_value = 2
     chosen = np.flatnonzero(labels < 2)[:16]
-    from lipcompile.auditing.attacks import APGDT
-
     preset = replace(QUICK, survivors=(APGDT(steps=3),))
     data = (images[chosen], labels[chosen])
     result = quick(copy.deepcopy(two), two, data=data, attacks=preset)

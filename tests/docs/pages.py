@@ -22,6 +22,7 @@ ERRORS = ROOT / "docs" / "errors.md"
 PROGRAMS = [
     README,
     ROOT / "docs" / "python.md",
+    ROOT / "docs" / "torchview.md",
     ROOT / "docs" / "writing_a_forged_function.md",
 ]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -53,6 +54,7 @@ def sections(page: str) -> dict[str, str]:
 def fill_folder(root: Path) -> None:
     """What the pages assume: model.onnx, calibration_images/, and inputs that go wrong."""
     shutil.copy(demo.MODEL, root / "model.onnx")
+    shutil.copy(demo.TEST, root / "test.npz")
     images = sorted(demo.CALIBRATION.glob("*.png"))[:64]
     shards = {"shard_1": images[:32], "shard_2": images[32:], "calibration_images": images}
     for name, chosen in shards.items():

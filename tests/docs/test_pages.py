@@ -225,3 +225,26 @@ def test_planted_machine_path_is_caught() -> None:
         assert machine_paths(f"wrote '/{folder}/x.onnx'")
     assert not machine_paths("https://example.org/home/x and docs/work/x")
     assert not machine_paths("".join(["{base}", "/tmp", "/x"]))
+
+
+# Operators of the torch view
+
+
+def listed_operators(page: str) -> set[str]:
+    """The names in the paragraph after "The operators:"."""
+    paragraph = page.partition("The operators:\n\n")[2].partition("\n\n")[0]
+    return set(re.findall(r"`(\w+)`", paragraph))
+
+
+def test_every_operator_of_the_torch_view_is_listed() -> None:
+    from lipcompile.torchview.view import OPERATORS
+
+    page = (ROOT / "docs" / "torchview.md").read_text(encoding="utf-8")
+    assert listed_operators(page) == set(OPERATORS)
+
+
+def test_planted_missing_operator_is_caught() -> None:
+    assert listed_operators("`No` The operators:\n\n`Add`,\n`Conv`\n\n`Relu`") == {
+        "Add",
+        "Conv",
+    }

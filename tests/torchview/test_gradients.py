@@ -286,6 +286,19 @@ def test_gradient_is_that_of_finite_differences(one: Case) -> None:
     check(one.model(), one.inputs())
 
 
+@pytest.mark.parametrize("one", CASES, ids=str)
+def test_mapped_rows_are_those_of_one_run_each(one: Case) -> None:
+    """As attacks run a model whose batch is fixed to 1: with `torch.func.vmap`."""
+    view = torch_view(one.model(), precision=torch.float64).requires_grad_(False)
+    runs = [[x.detach() * scale for x in one.inputs()] for scale in (1.0, 0.9)]
+    mapped = torch.func.vmap(view)(*map(torch.stack, zip(*runs, strict=True)))
+    single = [view(*run) for run in runs]
+    for index in range(one.outputs):
+        rows = [run[index] if one.outputs > 1 else run for run in single]
+        found = mapped[index] if one.outputs > 1 else mapped
+        torch.testing.assert_close(found, torch.stack(rows))
+
+
 def test_every_operator_has_a_case_or_a_reason() -> None:
     excused = [name for names in NO_GRADIENT.values() for name in names.split()]
     tried = {one.operator for one in CASES} | ELSEWHERE

@@ -1,0 +1,168 @@
+"""lipcompile audit as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lipcompile.auditing import presets
+from lipcompile.cli import main
+from lipcompile.demo import CALIBRATION, MODEL, TEST
+from tests.auditing.quick import QUICK
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def hardened(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("hardened") / "hard.onnx"
+    words = ("harden", str(MODEL), "--calib", str(CALIBRATION), "--form", "hard", "-q")
+    assert main.run([*words, "--samples", "64", "-o", str(path)]) == 0
+    return path
+
+
+@pytest.fixture
+def run(
+    hardened: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Run:
+    """Runs the command on a copy of the hardened model in the current folder."""
+    monkeypatch.setitem(presets.PRESETS, "fast", QUICK)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hard.onnx").write_bytes(hardened.read_bytes())
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        words = ["audit", "hard.onnx", "--original", str(MODEL), "--data", str(TEST)]
+        words += ["--eps", "0.1", "--samples", "12"]
+        code = main.run([*words, *arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def test_text_ends_with_the_verdict_and_progress_names_each_attack(run: Run) -> None:
+    code, out, err = run()
+    assert code == 0
+    assert out.splitlines()[-1].startswith("verdict: ")
+    assert "white-box       apgd-ce" in out
+    assert "hardened: black-box square broke" in err
+
+
+def test_json_has_the_verdict_and_nothing_else_is_on_standard_output(run: Run) -> None:
+    code, out, err = run("--format", "json", "--no-progress")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["verdict"] in (
+        "improved",
+        "no measurable change",
+        "worse",
+        "masked",
+    )
+
+
+def test_result_goes_to_a_file_and_is_not_replaced_unasked(run: Run, tmp_path: Path) -> None:
+    code, out, err = run("-o", "audit.json", "-q")
+    assert (code, out, err) == (0, "", "")
+    first = json.loads((tmp_path / "audit.json").read_text())
+    assert first["data"]["images"] == 12
+    code, _, err = run("-o", "audit.json", "-q")
+    assert code == 2
+    assert "'audit.json' exists" in err
+    assert run("-o", "audit.json", "-q", "--force", "--seed", "1")[0] == 0
+    assert json.loads((tmp_path / "audit.json").read_text())["seed"] == 1
+
+
+def test_failed_gate_is_exit_1_after_the_result(run: Run, tmp_path: Path) -> None:
+    gates = ("--min-robust-accuracy", "0.999", "-o", "audit.json", "--no-progress")
+    code, out, err = run(*gates)
+    assert code == 1
+    assert "verdict: " in out
+    assert err.startswith("error: worst-case accuracy ")
+    assert json.loads((tmp_path / "audit.json").read_text())["failed_gates"] != []
+    assert run("--min-robust-accuracy", "0.01", "--max-drop", "0.5", "-q")[0] == 0
+
+
+def test_journal_is_removed_when_the_audit_is_done(run: Run, tmp_path: Path) -> None:
+    assert run("-q")[0] == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["hard.onnx"]
+
+
+def test_journal_that_was_named_is_kept_and_used(run: Run, tmp_path: Path) -> None:
+    assert run("-q", "--journal", "kept")[0] == 0
+    assert list((tmp_path / "kept").iterdir())
+    assert "of an earlier run were read from the journal" in run("--journal", "kept")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--eps", "8"), 2, "did you mean 8/255?"),
+        (("--eps", "lots"), 2, "eps 'lots' is no number"),
+        (("--original", "gone.onnx"), 2, "'gone.onnx' does not exist"),
+        (("--data", "gone/"), 2, "no such file or folder"),
+        (("--min-robust-accuracy", "30"), 2, "--min-robust-accuracy 30 is out of range"),
+        (("--norm", "l1"), 2, "'l1' is not one of 'linf', 'l2'"),
+        (("--mean", "0.5,0.5"), 2, "mean has 2 values, but color 'L' has 1"),
+        (("--labels", "gone.csv"), 2, "gone.csv"),
+    ],
+)
+def test_one_message_per_mistake(
+    run: Run, tmp_path: Path, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    got, out, err = run(*arguments)
+    assert (got, out) == (code, "")
+    assert message in err
+    assert "Traceback" not in err
+    assert [path.name for path in tmp_path.iterdir()] == ["hard.onnx"]
+
+
+def test_missing_extra_is_exit_3() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from lipcompile.cli.main import run\n"
+        "sys.exit(run(['audit', 'x', '--original', 'y', '--data', 'z', '--eps', '0.1']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 3
+    assert "the package 'torch'" in done.stderr
+    assert 'pip install "lipcompile[audit]"' in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for a child")
+def test_ctrl_c_is_exit_130_and_the_same_command_goes_on(
+    hardened: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", "from lipcompile.cli.main import main; main()"]
+    command += ["audit", str(hardened), "--original", str(MODEL), "--data", str(TEST)]
+    command += ["--eps", "0.1", "--samples", "8", "--journal", str(tmp_path / "journal")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "original: white-box apgd-ce" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "run the same command again" in err
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "journal").iterdir()}
+    assert kept
+    time.sleep(0.01)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "hardened: white-box fgsm" in line:
+                break
+        process.kill()
+    for name, written in kept.items():
+        assert (tmp_path / "journal" / name).stat().st_mtime_ns == written
