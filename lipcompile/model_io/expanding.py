@@ -9,7 +9,7 @@ import onnx.inliner
 import onnx_ir as ir
 
 from lipcompile.errors import ModelError
-from lipcompile.model_io.reading import LoadedModel
+from lipcompile.model_io.reading import LoadedModel, to_ir
 from lipcompile.ops import STANDARD_DOMAINS
 
 
@@ -34,7 +34,8 @@ def expand_functions(model: LoadedModel, known: Collection[str]) -> tuple[ir.Mod
     foreign = any(d in STANDARD_DOMAINS and name not in known for d, name in used)
     if proto.functions or foreign:
         proto = _expand(proto, known, model.name)
-    graph_ir = ir.from_proto(proto)
+    graph_ir = to_ir(proto, model.name)
+    graph_ir.graph.sort()  # ONNX Runtime takes nodes in any order
     if model.base_dir is not None:
         ir.external_data.set_base_dir(graph_ir.graph, model.base_dir)
     versions = graph_ir.opset_imports

@@ -88,11 +88,11 @@ def load(model: object) -> LoadedModel:
     kind, name, path, proto = _read(model)
     check_is_model(proto, name)
     check_graphs(proto, name)
-    graph_ir = _to_ir(proto, name)
+    graph_ir = to_ir(proto, name)
     inlined = _inline_linear_functions(graph_ir, name)
     if inlined:
         proto = render(proto, graph_ir)
-        graph_ir = _to_ir(proto, name)
+        graph_ir = to_ir(proto, name)
     remember(graph_ir)
     base_dir = path.parent if path else _folder_of_weights(model)
     external = checked_ranges(graph_ir, base_dir)
@@ -160,7 +160,8 @@ def _read_file(path: Path) -> onnx.ModelProto:
     return proto
 
 
-def _to_ir(proto: onnx.ModelProto, name: str) -> ir.Model:
+def to_ir(proto: onnx.ModelProto, name: str) -> ir.Model:
+    """The onnx-ir model of a proto; inputs and outputs that are no tensors lose their type."""
     try:
         return ir.from_proto(proto)
     except Exception:  # onnx-ir does not read map types (ZipMap outputs of sklearn models)
