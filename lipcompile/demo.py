@@ -27,9 +27,10 @@ CALIBRATION = ASSETS / "calibration"
 TEST = ASSETS / "test.npz"
 _AFTERWORD = """\
 This shows what hardening costs. It does not show that the model is more robust: that takes
-attacks which know of the forged functions (docs/limits.md).
+attacks which know of the forged functions, which is what "lipcompile audit" runs.
 
 Try next:
+  lipcompile audit HARDENED.onnx --original YOUR_MODEL.onnx --data LABELLED/ --eps 8/255
   lipcompile harden YOUR_MODEL.onnx --calib YOUR_IMAGES/ --cr 2^-7
   lipcompile inspect YOUR_MODEL.onnx --rule all"""
 

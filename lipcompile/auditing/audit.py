@@ -152,7 +152,11 @@ def _run(campaign: Campaign, chosen: Preset, gates: _Gates, begin: float) -> Aud
     run_preset(campaign, chosen, classes)
     outcomes = {
         role: ModelOutcome(
-            victim.name, victim.model.digest, campaign.clean[role], campaign.robust(role)
+            victim.name,
+            victim.model.digest,
+            campaign.clean[role],
+            campaign.robust(role),
+            campaign.examples[role],
         )
         for role, victim in campaign.victims.items()
     }
@@ -166,6 +170,8 @@ def _run(campaign: Campaign, chosen: Preset, gates: _Gates, begin: float) -> Aud
     result = AuditResult(
         original=original,
         hardened=hardened,
+        labels=campaign.images.labels,
+        names=campaign.images.names,
         data={
             "name": campaign.images.label,
             "images": len(campaign.images.labels),

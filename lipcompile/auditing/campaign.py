@@ -95,6 +95,8 @@ class Campaign:
         notify: Told each finished strike in one line.
         clean: By role, bool [N]: classified correctly without attack.
         strikes: Everything that was run, in order.
+        examples: By role, float32 [N, C, H, W]: the first candidate that broke each image,
+            or the image itself.
         notes: What a reader of the result has to know.
     """
 
@@ -107,6 +109,7 @@ class Campaign:
     notify: Notify
     clean: dict[str, np.ndarray] = field(default_factory=dict)
     strikes: list[Strike] = field(default_factory=list)
+    examples: dict[str, np.ndarray] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def measure_clean(self) -> None:
@@ -184,6 +187,9 @@ class Campaign:
         inside, success, size = judge(
             self.victims[role], self.budget, pixels, labels, candidates
         )
+        first = success & self.robust(role)[chosen]
+        kept = self.examples.setdefault(role, self.images.pixels.copy())
+        kept[chosen[first]] = inside[first]
         attacked, broken = (np.zeros(len(self.images.labels), bool) for _ in range(2))
         attacked[chosen] = True
         broken[chosen] = success

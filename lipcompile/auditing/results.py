@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from lipcompile import atomic
 from lipcompile.auditing.budget import Budget
 from lipcompile.auditing.campaign import Strike
 from lipcompile.auditing.masking import Check
@@ -28,12 +31,15 @@ class ModelOutcome:
         digest: Of what the model computes.
         clean: bool [N], correct without attack.
         robust: bool [N], correct and broken by no attack of any path.
+        examples: float32 [N, C, H, W] in [0, 1]: what broke each image, or the image itself
+            where nothing did.
     """
 
     name: str
     digest: str
     clean: np.ndarray
     robust: np.ndarray
+    examples: np.ndarray
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -56,6 +62,8 @@ class AuditResult:
     Attributes:
         original: The model before hardening.
         hardened: The model after.
+        labels: int64 [N].
+        names: Of the images.
         data: Name, digest and number of the images.
         budget: Norm and epsilon.
         attacks: Name of the preset and settings of its attacks.
@@ -73,6 +81,8 @@ class AuditResult:
 
     original: ModelOutcome
     hardened: ModelOutcome
+    labels: np.ndarray
+    names: tuple[str, ...]
     data: dict[str, Any]
     budget: Budget
     attacks: dict[str, Any]
@@ -93,6 +103,28 @@ class AuditResult:
         if any(check.failed for check in self.checks):
             return "masked"
         return direction(self.worst)
+
+    def save_examples(self, path: str | os.PathLike[str]) -> None:
+        """Writes what broke each image of each model, for others to replay: a .npz.
+
+        Its arrays are `original` and `hardened` (float32 [N, C, H, W] in [0, 1], the clean
+        image where nothing broke it), `original_robust`, `hardened_robust` (bool [N]),
+        `labels` (int64 [N]) and `names`.
+
+        Raises:
+            OutputError: The file cannot be written there.
+            SaveError: Writing failed; an old file is still whole.
+        """
+        with atomic.replacing(Path(path)) as stream:
+            np.savez_compressed(
+                stream,
+                original=self.original.examples,
+                hardened=self.hardened.examples,
+                original_robust=self.original.robust,
+                hardened_robust=self.hardened.robust,
+                labels=self.labels,
+                names=np.array(self.names),
+            )
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -13,7 +13,7 @@ import click
 from lipcompile import atomic, model_io
 from lipcompile.cli.options import image_flags, image_from
 from lipcompile.cli.show import format_flag, show
-from lipcompile.errors import GateFailed
+from lipcompile.errors import GateFailed, OutputError
 
 
 @click.command("audit")
@@ -83,7 +83,12 @@ from lipcompile.errors import GateFailed
 @click.option(
     "-o", "--output", metavar="JSON", help="Write the result as JSON to this file as well."
 )
-@click.option("--force", is_flag=True, help="Replace an existing --output.")
+@click.option(
+    "--save-examples",
+    metavar="NPZ",
+    help="Write what broke each image of each model, for others to replay.",
+)
+@click.option("--force", is_flag=True, help="Replace existing files.")
 @click.option(
     "--journal",
     metavar="DIR",
@@ -99,6 +104,7 @@ def command(
     original: str,
     data: str,
     output: str | None,
+    save_examples: str | None,
     force: bool,
     journal: str | None,
     format_: str,
@@ -125,8 +131,16 @@ def command(
     from lipcompile.auditing.journal import Journal
 
     target = Path(output) if output is not None else None
-    if target is not None:
-        model_io.check_output(target, force, model_io.paths_among(hardened, original, data))
+    examples = Path(save_examples) if save_examples is not None else None
+    inputs = model_io.paths_among(hardened, original, data)
+    for path in (target, examples):
+        if path is not None:
+            model_io.check_output(path, force, inputs)
+    if target is not None and examples is not None and target.resolve() == examples.resolve():
+        raise OutputError(
+            f"the result and its examples would both be written to '{target}': name another "
+            "file with --save-examples"
+        )
     folder = Path(journal) if journal is not None else _journal_of(Path(hardened))
     result = audit(
         hardened,
@@ -137,6 +151,8 @@ def command(
         **image_from(flags),
         **flags,
     )
+    if examples is not None:
+        result.save_examples(examples)
     if target is not None:
         atomic.write_bytes(target, json.dumps(result.to_json(), indent=1).encode())
     show(result, format_, quiet, target)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import helper, numpy_helper
@@ -167,6 +168,27 @@ def test_two_classes_leave_out_what_needs_four() -> None:
     data = (images[chosen], labels[chosen])
     result = quick(copy.deepcopy(two), two, data=data, attacks=preset)
     assert "apgd-t was left out: its loss needs 4 classes, there are 2" in result.notes
+
+
+def test_saved_examples_can_be_replayed_by_others(tmp_path: Path) -> None:
+    """With nothing but the two files, the examples and ONNX Runtime."""
+    result = quick()
+    result.save_examples(tmp_path / "examples.npz")
+    saved = np.load(tmp_path / "examples.npz", allow_pickle=False)
+    models = {"original": original(), "hardened": hardened()}
+    clean, labels = load_test_images()
+    for role, model in models.items():
+        session = onnxruntime.InferenceSession(model.SerializeToString())
+        robust, images = saved[f"{role}_robust"], saved[role]
+        scores = session.run(None, {"image": images})[0]
+        wrong = scores.argmax(axis=1) != saved["labels"]
+        assert np.array_equal(wrong, ~robust)
+        assert robust.any() and not robust.all()
+        rows = [int(name[9:-1]) for name in saved["names"]]  # "test.npz[17]"
+        assert np.array_equal(labels[rows], saved["labels"])
+        distance = np.abs(images.astype(np.float64) - clean[rows]).max(axis=(1, 2, 3))
+        assert distance.max() <= 0.1
+        assert (distance[robust] == 0).all()
 
 
 # Gates

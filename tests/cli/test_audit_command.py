@@ -82,6 +82,14 @@ def test_result_goes_to_a_file_and_is_not_replaced_unasked(run: Run, tmp_path: P
     assert json.loads((tmp_path / "audit.json").read_text())["seed"] == 1
 
 
+def test_examples_go_to_a_file_of_their_own(run: Run, tmp_path: Path) -> None:
+    assert run("-q", "--save-examples", "examples.npz")[0] == 0
+    assert (tmp_path / "examples.npz").stat().st_size > 1000
+    code, _, err = run("-q", "--save-examples", "x", "-o", "x")
+    assert code == 2
+    assert "would both be written to 'x'" in err
+
+
 def test_failed_gate_is_exit_1_after_the_result(run: Run, tmp_path: Path) -> None:
     gates = ("--min-robust-accuracy", "0.999", "-o", "audit.json", "--no-progress")
     code, out, err = run(*gates)

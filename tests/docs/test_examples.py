@@ -170,7 +170,7 @@ PLANTED: Mapping[str, Callable[[pytest.MonkeyPatch], None]] = {
     "SaveError": _plant_full_disk,
     "Interrupted": _plant_ctrl_c,
 }
-WITHOUT_EXAMPLE = {"LipCompileError", "GateFailed", "InputError", "SetupError"}
+WITHOUT_EXAMPLE = {"LipCompileError", "InputError", "SetupError"}
 
 
 @pytest.mark.parametrize("name", [error.__name__ for error in error_classes()])

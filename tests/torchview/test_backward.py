@@ -102,7 +102,9 @@ def test_surrogate_passes_where_exact_is_zero(small_cnn: Maker) -> None:
 
 
 def test_unknown_gradient_is_refused(small_cnn: Maker) -> None:
-    with pytest.raises(OptionError, match="gradient = 'bpda' is unknown: use exact, quantised"):
+    with pytest.raises(
+        OptionError, match="gradient = 'bpda' is unknown: use exact, quantised"
+    ):
         torch_view(small_cnn(), gradient="bpda")
 
 
