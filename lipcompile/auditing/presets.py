@@ -41,7 +41,7 @@ class Preset:
         adaptive: The attack of every surrogate gradient, and of transfers.
         restart: Started from what broke the other model.
         survivors: White-box attacks on what is left.
-        adaptive_survivors: With the identity gradient, on what is left.
+        adaptive_survivors: With the surrogate gradient that broke most, on what is left.
         black_box: On what the white-box attacks left.
         curve: For accuracy against epsilon, with the exact gradient.
     """
@@ -74,7 +74,7 @@ PRESETS = {
         survivors=(APGDT(),),
         adaptive_survivors=(APGDT(targets=3),),
         black_box=(Square(queries=500), NES()),
-        curve=MarginPGD(),
+        curve=MarginPGD(steps=20, step=0.1),
     ),
     "standard": Preset(
         "standard",
@@ -84,7 +84,7 @@ PRESETS = {
         survivors=(APGDT(), FABT()),
         adaptive_survivors=(APGDT(),),
         black_box=(Square(queries=5000), NES(steps=50)),
-        curve=MarginPGD(),
+        curve=MarginPGD(steps=20, step=0.1),
     ),
 }
 
@@ -114,10 +114,11 @@ def run_preset(campaign: Campaign, chosen: Preset, classes: int) -> None:
         campaign.attack(role, "transfer-start", chosen.restart, left, start=found[other])
         for attack in _applicable(chosen.survivors, classes, campaign):
             _and_transfer(campaign, role, "white-box", attack, white_box_left(campaign, role))
+        path, wanted = _strongest(campaign, chosen.adaptive.name)
+        gradient = _gradient(campaign, role, wanted)
         for attack in _applicable(chosen.adaptive_survivors, classes, campaign):
-            gradient: Gradient = _gradient(campaign, role, "identity")
             left = campaign.robust(role)
-            _and_transfer(campaign, role, "bpda-identity", attack, left, gradient)
+            _and_transfer(campaign, role, path, attack, left, gradient)
     for role in ROLES:
         for attack in _applicable(chosen.black_box, classes, campaign):
             _and_transfer(campaign, role, "black-box", attack, white_box_left(campaign, role))
@@ -144,6 +145,16 @@ def _everywhere(campaign: Campaign, role: str, chosen: Preset) -> Found:
             among = campaign.robust(role)
         _and_transfer(campaign, role, path, chosen.adaptive, among, gradient)
     return found
+
+
+def _strongest(campaign: Campaign, adaptive: str) -> tuple[str, Gradient]:
+    """The surrogate that broke most images of the hardened model."""
+
+    def broken(surrogate: tuple[str, Gradient]) -> int:
+        strike = campaign.find("hardened", surrogate[0], adaptive)
+        return int(strike.broken.sum()) if strike is not None else 0
+
+    return max(_SURROGATES, key=broken)
 
 
 def _gradient(campaign: Campaign, role: str, wanted: Gradient) -> Gradient:

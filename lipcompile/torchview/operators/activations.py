@@ -37,7 +37,7 @@ def prelu(node: NodeView) -> Operation:
 def thresholded_relu(node: NodeView) -> Operation:
     """y = x if x > alpha else 0."""
     alpha = node.attribute("alpha", 1.0)
-    return lambda x: torch.where(x > alpha, x, torch.zeros_like(x))
+    return lambda x: F.threshold(x, alpha, 0.0)
 
 
 @operator("Elu")
