@@ -1,8 +1,9 @@
 """Runs attacks on both models and has ONNX Runtime judge every candidate.
 
-Both models get the same attacks, the same number of runs and the same random numbers. Where
-the hardened model has a surrogate gradient and the original has none, the original is attacked
-once more from another random start, so that neither is favoured by more attempts.
+Both models get the same attacks and the same number of runs, and what is found against one is
+replayed on the other. Where the hardened model has a surrogate gradient and the original has
+none, the original is attacked once more from another random start, so that neither is favoured
+by more attempts.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,14 +21,19 @@ from lipcompile.auditing.attacks import Attack
 from lipcompile.auditing.budget import Budget
 from lipcompile.auditing.data import LabelledImages
 from lipcompile.auditing.journal import Journal
+from lipcompile.auditing.judge import Deployed, Judgement, judge
+from lipcompile.auditing.pixel_model import PixelModel
 from lipcompile.auditing.seeds import derived_seed, seeded
 from lipcompile.auditing.victim import Victim
 from lipcompile.errors import RunFailure
+from lipcompile.provenance import SITES
+from lipcompile.runtime import package_version
 from lipcompile.torchview.backward import Gradient
 from lipcompile.torchview.program import is_out_of_memory
 from lipcompile.version import __version__
 
 Notify = Callable[[str], None]
+_PACKAGES = ("torch", "onnxruntime", "onnxruntime-gpu", "onnx", "pyautoattack", "numpy")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,6 +49,7 @@ class Strike:
         attacked: bool [N], the images that it was run on.
         broken: bool [N], those that ONNX Runtime then misclassified within the budget.
         largest: Largest distance among the candidates that broke an image.
+        view_only: Candidates that fool the torch view and not the deployed file.
         seconds: Wall time.
     """
 
@@ -53,6 +60,7 @@ class Strike:
     attacked: np.ndarray
     broken: np.ndarray
     largest: float
+    view_only: int
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
@@ -63,6 +71,7 @@ class Strike:
             "attacked": int(self.attacked.sum()),
             "broken": int(self.broken.sum()),
             "largest_distance": self.largest,
+            "broke_only_the_view": self.view_only,
             "settings": self.settings,
             "seconds": round(self.seconds, 3),
         }
@@ -115,8 +124,7 @@ class Campaign:
     def measure_clean(self) -> None:
         """Classifies the images themselves."""
         for role, victim in self.victims.items():
-            scores = victim.deployed(self.images.pixels)
-            self.clean[role] = scores.argmax(axis=1) == self.images.labels
+            self.clean[role] = victim.is_right(self.images.pixels, self.images.labels)
 
     def robust(self, role: str) -> np.ndarray:
         """bool [N]: correct, and broken by no strike so far (the pointwise worst case)."""
@@ -156,12 +164,13 @@ class Campaign:
         begin = time.perf_counter()
         chosen = np.flatnonzero(among)
         candidates = self._candidates(role, path, attack, chosen, gradient, start)
+        view = None if attack.black_box else self.victims[role].view(gradient)
         settings = {
             **attack.settings(),
             "gradient": "none" if attack.black_box else gradient,
             "seed": self.seed,
         }
-        return self._judge(role, path, attack.name, settings, chosen, candidates, begin)
+        return self._judge(role, path, attack.name, settings, chosen, candidates, begin, view)
 
     def transfer(self, found: Found, role: str) -> None:
         """Replays the candidates found against the other model, as they are."""
@@ -182,17 +191,16 @@ class Campaign:
         chosen: np.ndarray,
         candidates: np.ndarray,
         begin: float,
+        view: PixelModel | None = None,
     ) -> Found:
         pixels, labels = self.images.pixels[chosen], self.images.labels[chosen]
-        inside, success, size = judge(
-            self.victims[role], self.budget, pixels, labels, candidates
-        )
-        first = success & self.robust(role)[chosen]
+        found = judge(self.victims[role], self.budget, pixels, labels, candidates)
+        first = found.broken & self.robust(role)[chosen]
         kept = self.examples.setdefault(role, self.images.pixels.copy())
-        kept[chosen[first]] = inside[first]
+        kept[chosen[first]] = found.inside[first]
         attacked, broken = (np.zeros(len(self.images.labels), bool) for _ in range(2))
         attacked[chosen] = True
-        broken[chosen] = success
+        broken[chosen] = found.broken
         strike = Strike(
             role,
             path,
@@ -200,15 +208,35 @@ class Campaign:
             settings,
             attacked,
             broken,
-            float(size[success].max(initial=0.0)),
+            float(found.size[found.broken].max(initial=0.0)),
+            0 if view is None else self._view_only(view, found, labels),
             time.perf_counter() - begin,
         )
         self.strikes.append(strike)
         self.notify(
-            f"{role}: {path} {name} broke {success.sum()} of {len(chosen)} images "
+            f"{role}: {path} {name} broke {found.broken.sum()} of {len(chosen)} images "
             f"({strike.seconds:.1f} s)"
         )
-        return Found(strike, inside)
+        return Found(strike, found.inside)
+
+    def _view_only(self, view: PixelModel, found: Judgement, labels: np.ndarray) -> int:
+        """How many candidates the view misclassifies and the deployed file does not."""
+        count = 0
+        for start in range(0, len(labels), self.batch):
+            rows = slice(start, start + self.batch)
+            predicted = view.predict(found.inside[rows])
+            count += int(((predicted != labels[rows]) & ~found.broken[rows]).sum())
+        return count
+
+    def side(self, **changes: Any) -> Campaign:
+        """A campaign about the same images whose strikes do not count in this one.
+
+        Args:
+            changes: Other values for its fields, for example `budget` or `victims`.
+        """
+        return replace(
+            self, **{"strikes": [], "examples": {}, "clean": dict(self.clean), **changes}
+        )
 
     def _candidates(
         self,
@@ -246,8 +274,9 @@ class Campaign:
         victim = self.victims[role]
         begin_at = _rows_of(start, part, self.images.pixels) if start else None
         key = {
-            "version": [__version__, torch.__version__],
-            "model": victim.model.digest,
+            "versions": versions(),
+            "device": [str(victim.device), torch.get_num_threads()],
+            "model": [victim.model.digest, victim.model.metadata.get(SITES)],
             "data": self.images.digest,
             "normalisation": self.images.normalisation.to_json(),
             "part": part.tolist(),
@@ -264,7 +293,11 @@ class Campaign:
                 return self._run(victim, attack, gradient, part, begin_at)
 
         shape = (len(part), *self.images.pixels.shape[1:])
-        return self.journal.entry(key, shape, compute)
+        found = self.journal.entry(key, shape, compute)
+        if self.journal.problem is not None and self.journal.problem not in self.notes:
+            self.notes.append(self.journal.problem)
+            self.notify(self.journal.problem)
+        return found
 
     def _run(
         self,
@@ -296,40 +329,10 @@ class Campaign:
         self.notify(note)
 
 
-def judge(
-    victim: Victim,
-    budget: Budget,
-    pixels: np.ndarray,
-    labels: np.ndarray,
-    candidates: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Decides success: moves candidates into the budget, measures, and runs the deployed file.
-
-    Returns:
-        The candidates as judged (float32, within budget and range), whether each is
-        misclassified by ONNX Runtime (bool [N]), and its distance (float64 [N]).
-    """
-    if not len(candidates):
-        return candidates, np.zeros(0, bool), np.zeros(0)
-    inside = budget.project(pixels, candidates)
-    size = budget.size(pixels, inside)
-    assert (size <= budget.eps).all() and inside.min() >= 0.0 and inside.max() <= 1.0
-    wrong = victim.deployed(inside).argmax(axis=1) != labels
-    return inside, wrong, size
-
-
-class Deployed(torch.nn.Module):
-    """The deployed file as attacks without gradients see it: pixels in, scores out."""
-
-    def __init__(self, victim: Victim) -> None:
-        super().__init__()
-        self._victim = victim
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        scores = self._victim.deployed(pixels.clamp(0.0, 1.0).numpy())
-        if self._victim.gives_probabilities:
-            scores = np.log(np.maximum(scores, np.finfo(np.float32).tiny))
-        return torch.from_numpy(scores.astype(np.float32))
+def versions() -> dict[str, str]:
+    """The packages that decide what an attack finds."""
+    found = {"lipcompile": __version__}
+    return found | {name: v for name in _PACKAGES if (v := package_version(name))}
 
 
 def _rows_of(start: Found, part: np.ndarray, pixels: np.ndarray) -> np.ndarray:

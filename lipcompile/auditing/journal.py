@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from lipcompile import atomic
-from lipcompile.errors import OutputError
+from lipcompile.errors import LipCompileError, OutputError
 
 _ENTRY = re.compile(r"[0-9a-f]{40}\.npy")
 
@@ -28,14 +28,19 @@ _ENTRY = re.compile(r"[0-9a-f]{40}\.npy")
 class Journal:
     """A folder of results, or nothing where no folder is given.
 
+    A journal that can no longer be written is no reason to lose an audit: it says so, once,
+    and the audit goes on without.
+
     Attributes:
         folder: Where entries are; None keeps nothing.
         reused: Entries that were read instead of computed.
+        problem: Why entries are no longer written, if they are not.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
         self.reused = 0
+        self.problem: str | None = None
         if folder is not None:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -61,10 +66,20 @@ class Journal:
             self.reused += 1
             return found
         result = np.ascontiguousarray(compute(), np.float32)
+        if self.problem is None:
+            self._write(path, result)
+        return result
+
+    def _write(self, path: Path, result: np.ndarray) -> None:
         buffer = io.BytesIO()
         np.save(buffer, result)
-        atomic.write_bytes(path, buffer.getvalue())
-        return result
+        try:
+            atomic.write_bytes(path, buffer.getvalue())
+        except (OSError, LipCompileError) as error:
+            self.problem = (
+                f"the journal '{self.folder}' could not be written ({error}): an interruption "
+                "would lose what is found from here on"
+            )
 
     def remove(self) -> None:
         """Removes the entries, and the folder if nothing else is in it."""

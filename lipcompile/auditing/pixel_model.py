@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from lipcompile.auditing.data.normalisation import Normalisation
@@ -47,6 +48,13 @@ class PixelModel(torch.nn.Module):
         for weight in self.view.parameters():
             if weight.ndim == 4:
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+
+    def predict(self, pixels: np.ndarray) -> np.ndarray:
+        """The most likely class of each image, int64 [N]."""
+        with torch.no_grad():
+            logits = self(torch.from_numpy(pixels).to(self._mean.device))
+        classes: np.ndarray = logits.argmax(dim=1).cpu().numpy()
+        return classes
 
     def has_gradient(self, pixels: torch.Tensor) -> bool:
         """Whether a derivative, be it zero, reaches the pixels at all."""

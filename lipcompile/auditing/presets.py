@@ -24,7 +24,6 @@ from lipcompile.errors import OptionError
 from lipcompile.torchview.backward import Gradient
 
 ROLES = ("original", "hardened")
-_LEAST_SIDE = 4  # pixels
 _SURROGATES: tuple[tuple[str, Gradient], ...] = (
     ("bpda-identity", "identity"),
     ("bpda-smooth", "smooth"),
@@ -100,28 +99,28 @@ def preset(name: str) -> Preset:
     return PRESETS[name]
 
 
-def run_preset(campaign: Campaign, chosen: Preset, classes: int) -> None:
+def run_preset(campaign: Campaign, chosen: Preset) -> None:
     """Runs every path on both models; `campaign.robust` then is the worst case.
 
     Stages: white-box and surrogate gradients on every image; what was found against one model
     as a start against the other; targeted attacks on what is left; black-box attacks on what
-    the plain white-box attacks left, so that the two can be compared. Whatever is found
+    the plain white-box attacks left, so that the two can be compared. Whatever an attack finds
     against one model is replayed on the other at once, as it is.
     """
     found = {role: _everywhere(campaign, role, chosen) for role in ROLES}
     for role, other in zip(ROLES, reversed(ROLES), strict=True):
         left = campaign.robust(role)
-        campaign.attack(role, "transfer-start", chosen.restart, left, start=found[other])
-        for attack in _applicable(chosen.survivors, classes, campaign):
-            _and_transfer(campaign, role, "white-box", attack, white_box_left(campaign, role))
+        _strike(campaign, role, "transfer-start", chosen.restart, left, start=found[other])
+        for attack in _applicable(chosen.survivors, campaign):
+            _strike(campaign, role, "white-box", attack, white_box_left(campaign, role))
         path, wanted = _strongest(campaign, chosen.adaptive.name)
         gradient = _gradient(campaign, role, wanted)
-        for attack in _applicable(chosen.adaptive_survivors, classes, campaign):
+        for attack in _applicable(chosen.adaptive_survivors, campaign):
             left = campaign.robust(role)
-            _and_transfer(campaign, role, path, attack, left, gradient)
+            _strike(campaign, role, path, attack, left, gradient)
     for role in ROLES:
-        for attack in _applicable(chosen.black_box, classes, campaign):
-            _and_transfer(campaign, role, "black-box", attack, white_box_left(campaign, role))
+        for attack in _applicable(chosen.black_box, campaign):
+            _strike(campaign, role, "black-box", attack, white_box_left(campaign, role))
 
 
 def white_box_left(campaign: Campaign, role: str) -> np.ndarray:
@@ -137,13 +136,11 @@ def _everywhere(campaign: Campaign, role: str, chosen: Preset) -> Found:
     """Every attack on every image; returns the adaptive attack with the exact gradient."""
     among = campaign.clean[role]
     for attack in chosen.everywhere:
-        campaign.attack(role, "white-box", attack, among)
-    found = _and_transfer(campaign, role, "white-box", chosen.adaptive, among)
+        _strike(campaign, role, "white-box", attack, among)
+    found = _strike(campaign, role, "white-box", chosen.adaptive, among)
     for path, wanted in _SURROGATES:
         gradient = _gradient(campaign, role, wanted)
-        if gradient == "exact":  # a restart has nothing to add where an image is broken
-            among = campaign.robust(role)
-        _and_transfer(campaign, role, path, chosen.adaptive, among, gradient)
+        _strike(campaign, role, path, chosen.adaptive, among, gradient)
     return found
 
 
@@ -164,30 +161,31 @@ def _gradient(campaign: Campaign, role: str, wanted: Gradient) -> Gradient:
     return wanted if campaign.victims[role].has_surrogates else "exact"
 
 
-def _and_transfer(
+def _strike(
     campaign: Campaign,
     role: str,
     path: str,
     attack: Attack,
     among: np.ndarray,
     gradient: Gradient = "exact",
+    start: Found | None = None,
 ) -> Found:
-    found = campaign.attack(role, path, attack, among, gradient=gradient)
+    """Attacks one model, and replays what was found on the other."""
+    found = campaign.attack(role, path, attack, among, gradient=gradient, start=start)
     campaign.transfer(found, ROLES[1 - ROLES.index(role)])
     return found
 
 
-def _applicable(
-    attacks: tuple[Attack, ...], classes: int, campaign: Campaign
-) -> Iterator[Attack]:
+def _applicable(attacks: tuple[Attack, ...], campaign: Campaign) -> Iterator[Attack]:
     """The attacks that can be run; a note says what was left out, and why."""
+    classes = campaign.victims["hardened"].classes
     height, width = campaign.images.pixels.shape[2:]
     for attack in attacks:
         reason = None
         if isinstance(attack, APGDT) and classes < attack.least_classes:
             reason = f"its loss needs {attack.least_classes} classes, there are {classes}"
-        elif isinstance(attack, Square) and min(height, width) < _LEAST_SIDE:
-            reason = f"images of {height}x{width} have no room for squares"
+        elif isinstance(attack, Square) and not attack.fits(height, width, campaign.budget):
+            reason = f"its squares do not tile images of {height}x{width}"
         if reason is None:
             yield attack
         elif (note := f"{attack.name} was left out: {reason}") not in campaign.notes:

@@ -62,12 +62,13 @@ class AuditResult:
     Attributes:
         original: The model before hardening.
         hardened: The model after.
+        images: float32 [N, C, H, W] in [0, 1], before normalisation.
         labels: int64 [N].
         names: Of the images.
         data: Name, digest and number of the images.
         budget: Norm and epsilon.
         attacks: Name of the preset and settings of its attacks.
-        seed: Of everything random.
+        run: Seeds, device, threads and batch size.
         strikes: Every attack on every path, in order.
         clean: Paired difference of the clean accuracies.
         worst: Paired difference of the worst-case accuracies.
@@ -81,12 +82,13 @@ class AuditResult:
 
     original: ModelOutcome
     hardened: ModelOutcome
+    images: np.ndarray
     labels: np.ndarray
     names: tuple[str, ...]
     data: dict[str, Any]
     budget: Budget
     attacks: dict[str, Any]
-    seed: int
+    run: dict[str, Any]
     strikes: tuple[Strike, ...]
     clean: PairedDifference
     worst: PairedDifference
@@ -107,9 +109,9 @@ class AuditResult:
     def save_examples(self, path: str | os.PathLike[str]) -> None:
         """Writes what broke each image of each model, for others to replay: a .npz.
 
-        Its arrays are `original` and `hardened` (float32 [N, C, H, W] in [0, 1], the clean
-        image where nothing broke it), `original_robust`, `hardened_robust` (bool [N]),
-        `labels` (int64 [N]) and `names`.
+        Its arrays are `images` (float32 [N, C, H, W] in [0, 1]), `original` and `hardened` (in
+        the same shape, the clean image where nothing broke it), `original_robust`,
+        `hardened_robust` (bool [N]), `labels` (int64 [N]) and `names`.
 
         Raises:
             OutputError: The file cannot be written there.
@@ -118,6 +120,7 @@ class AuditResult:
         with atomic.replacing(Path(path)) as stream:
             np.savez_compressed(
                 stream,
+                images=self.images,
                 original=self.original.examples,
                 hardened=self.hardened.examples,
                 original_robust=self.original.robust,
@@ -129,6 +132,7 @@ class AuditResult:
     def to_json(self) -> dict[str, Any]:
         return {
             "verdict": self.verdict,
+            "worst_case_alone": direction(self.worst),
             "original": self.original.to_json(),
             "hardened": self.hardened.to_json(),
             "clean_difference": self.clean.to_json(),
@@ -140,7 +144,10 @@ class AuditResult:
             "budget": {"norm": self.budget.norm, "eps": self.budget.eps, "unit": "pixels"},
             "attacks": self.attacks,
             "data": self.data,
-            "seed": self.seed,
+            "labels": self.labels.tolist(),
+            "names": list(self.names),
+            "seed": self.run["seed"],
+            "run": self.run,
             "notes": list(self.notes),
             "versions": self.versions,
             "seconds": round(self.seconds, 1),
@@ -151,7 +158,7 @@ class AuditResult:
         head = (
             f"{self.hardened.name} against {self.original.name}: {n} images of "
             f"'{self.data['name']}', {self.budget}, attacks {self.attacks['name']}, seed "
-            f"{self.seed}"
+            f"{self.run['seed']}"
         )
         paths = table(("path", "attack", "original", "hardened"), list(self._rows()))
         checks = table(("masking", "check", "evidence"), [c.cells() for c in self.checks])
@@ -161,7 +168,7 @@ class AuditResult:
     def _rows(self) -> Iterator[tuple[str, ...]]:
         models = (self.original, self.hardened)
         yield ("none", "clean accuracy", *(percent(m.clean.mean()) for m in models))
-        for path, attack in dict.fromkeys((s.path, s.attack) for s in self.strikes):
+        for path, attack in dict.fromkeys(_line(s) for s in self.strikes):
             cells = [self._cell(role, path, attack) for role in ("original", "hardened")]
             yield (path, attack, *cells)
         yield ("all", "worst case", *(percent(m.robust.mean()) for m in models))
@@ -171,7 +178,7 @@ class AuditResult:
         attacked = np.zeros(len(self.original.clean), bool)
         broken = attacked.copy()
         for strike in self.strikes:
-            if (strike.role, strike.path, strike.attack) == (role, path, attack):
+            if (strike.role, *_line(strike)) == (role, path, attack):
                 attacked |= strike.attacked
                 broken |= strike.broken
         return f"{broken.sum()} of {attacked.sum()} broken"
@@ -183,12 +190,17 @@ class AuditResult:
         if failed:
             known = direction(self.worst)
             yield (
-                f"{failed} masking checks failed: the worst case is only an upper bound "
-                f"(without them: {known})"
+                f"{failed} masking check{'s' * (failed > 1)} failed: the worst case is only "
+                f"an upper bound (what it says by itself: {known})"
             )
         yield f"took {self.seconds:.0f} s"
         yield f"verdict: {self.verdict}"
         yield from (f"gate failed: {gate}" for gate in self.failed_gates)
+
+
+def _line(strike: Strike) -> tuple[str, str]:
+    """Path and attack under which a strike is shown: replays share one line."""
+    return strike.path, "as found" if strike.path == "transfer" else strike.attack
 
 
 def direction(worst: PairedDifference) -> Verdict:

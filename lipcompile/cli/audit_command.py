@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import hashlib
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,7 @@ import click
 from lipcompile import atomic, model_io
 from lipcompile.cli.options import image_flags, image_from
 from lipcompile.cli.show import format_flag, show
-from lipcompile.errors import GateFailed, OutputError
+from lipcompile.errors import GateFailed, OptionError, OutputError
 
 
 @click.command("audit")
@@ -40,11 +44,10 @@ from lipcompile.errors import GateFailed, OutputError
 )
 @click.option(
     "--samples",
-    type=int,
-    default=500,
+    default="500",
     show_default=True,
-    metavar="N",
-    help="At most N images, drawn by --seed.",
+    metavar="N|all",
+    help="At most N images, drawn by --data-seed.",
 )
 @click.option(
     "--attacks",
@@ -60,8 +63,12 @@ from lipcompile.errors import GateFailed, OutputError
     "--labels", metavar="FILE", help="CSV or JSON with file and label, if not in the data."
 )
 @click.option("--classes", metavar="FILE", help="Class names in the model's order.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the attacks.")
 @click.option(
-    "--seed", type=int, default=0, show_default=True, help="Of everything that is random."
+    "--data-seed", type=int, default=0, show_default=True, help="Of the images drawn."
+)
+@click.option(
+    "--scores", metavar="NAME", help="Model output with the class scores, if it has several."
 )
 @click.option(
     "--batch-size", type=int, metavar="N", help="Images per batch.  [default: by size]"
@@ -92,8 +99,8 @@ from lipcompile.errors import GateFailed, OutputError
 @click.option(
     "--journal",
     metavar="DIR",
-    help="Keep intermediate results there, for later audits.  [default: beside HARDENED "
-    "until the audit is done]",
+    help="Keep intermediate results there, also for later audits.  [default: beside "
+    "HARDENED until the audit is done]",
 )
 @image_flags
 @format_flag
@@ -106,6 +113,7 @@ def command(
     output: str | None,
     save_examples: str | None,
     force: bool,
+    samples: str,
     journal: str | None,
     format_: str,
     no_progress: bool,
@@ -132,7 +140,8 @@ def command(
 
     target = Path(output) if output is not None else None
     examples = Path(save_examples) if save_examples is not None else None
-    inputs = model_io.paths_among(hardened, original, data)
+    files = [flags[name] for name in ("labels", "classes", "preprocess") if flags[name]]
+    inputs = model_io.paths_among(hardened, original, data, *files)
     for path in (target, examples):
         if path is not None:
             model_io.check_output(path, force, inputs)
@@ -141,29 +150,60 @@ def command(
             f"the result and its examples would both be written to '{target}': name another "
             "file with --save-examples"
         )
-    folder = Path(journal) if journal is not None else _journal_of(Path(hardened))
+    folder = (
+        Path(journal)
+        if journal is not None
+        else _journal_for(hardened, [original, data, samples, *sorted(flags.items())])
+    )
     result = audit(
         hardened,
         original,
         data,
+        samples=_samples(samples),
         journal=folder,
         notify=None if quiet or no_progress else _Notes(),
         **image_from(flags),
         **flags,
     )
-    if examples is not None:
-        result.save_examples(examples)
-    if target is not None:
-        atomic.write_bytes(target, json.dumps(result.to_json(), indent=1).encode())
-    show(result, format_, quiet, target)
+    try:
+        if target is not None:
+            atomic.write_bytes(target, json.dumps(result.to_json(), indent=1).encode())
+        if examples is not None:
+            result.save_examples(examples)
+    finally:  # hours of work are shown even where they cannot be written
+        with _unheard():
+            show(result, format_, quiet, target)
     if journal is None:
         Journal(folder).remove()
     if result.failed_gates:
         raise GateFailed("; ".join(result.failed_gates))
 
 
-def _journal_of(hardened: Path) -> Path:
-    return hardened.with_name(f"{hardened.name}.audit-journal")
+def _journal_for(hardened: str, settings: list[Any]) -> Path:
+    """A folder beside the model, for audits with these settings alone."""
+    digest = hashlib.sha256(repr(settings).encode()).hexdigest()
+    return model_io.beside(Path(hardened), f".audit-journal-{digest[:8]}")
+
+
+def _samples(text: str) -> int | None:
+    if text == "all":
+        return None
+    try:
+        return int(text)
+    except ValueError as error:
+        raise OptionError(
+            f"--samples '{text}' is no number: give one like 500, or all"
+        ) from error
+
+
+@contextlib.contextmanager
+def _unheard() -> Iterator[None]:
+    """Goes on when the reader of our output went away: files and gates still count."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EPIPE:
+            raise
 
 
 class _Notes:
@@ -174,4 +214,5 @@ class _Notes:
 
     def __call__(self, text: str) -> None:
         minutes, seconds = divmod(int(time.monotonic() - self._start), 60)
-        click.echo(f"{minutes:3d}:{seconds:02d}  {text}", err=True)
+        with _unheard():
+            click.echo(f"{minutes:3d}:{seconds:02d}  {text}", err=True)

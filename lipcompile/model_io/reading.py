@@ -75,11 +75,15 @@ class LoadedModel:
         return {prop.key: prop.value for prop in self.proto.metadata_props}
 
 
-def load(model: object) -> LoadedModel:
+def load(model: object, base_dir: Path | None = None) -> LoadedModel:
     """Loads a path, `onnx.ModelProto`, `onnx_ir.Model` or graphsurgeon `Graph`.
 
     External weights stay on disk. Local functions that contain linear layers are inlined,
     since each call needs thresholds of its own; other functions stay as they are.
+
+    Args:
+        model: What to load.
+        base_dir: The folder of external weights, for a model that is not a path.
 
     Raises:
         ModelError: Missing, empty, truncated or not ONNX; an opset below 7; external data that
@@ -94,7 +98,7 @@ def load(model: object) -> LoadedModel:
         proto = render(proto, graph_ir)
         graph_ir = to_ir(proto, name)
     remember(graph_ir)
-    base_dir = path.parent if path else _folder_of_weights(model)
+    base_dir = path.parent if path else base_dir or _folder_of_weights(model)
     external = checked_ranges(graph_ir, base_dir)
     digest = _digest(graph_ir, external, name)
     return LoadedModel(kind, name, path, base_dir, proto, graph_ir, external, digest, inlined)

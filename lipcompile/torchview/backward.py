@@ -13,12 +13,10 @@ from typing import Any, Literal, get_args
 import onnx_ir as ir
 import torch
 
-from lipcompile.errors import OptionError
+from lipcompile.errors import ModelError, OptionError
 from lipcompile.provenance import read_sites
 
 Gradient = Literal["exact", "quantised", "identity", "smooth"]
-# Steps whose derivative is zero almost everywhere: both surrogates pass the gradient through.
-_ROUNDING = frozenset({"Round", "Floor", "Ceil", "Sign"})
 _STEEPNESS = 4.0  # of the smooth surrogate; slope at most 1.72 (`Smooth.slope` at a = 4)
 
 
@@ -88,7 +86,7 @@ def surrogates(
 
     Raises:
         OptionError: Unknown `gradient`.
-        ModelError: The provenance is damaged.
+        ModelError: The provenance is damaged, or names tensors that the graph lacks.
     """
     if gradient not in get_args(Gradient):
         raise OptionError(
@@ -97,9 +95,9 @@ def surrogates(
     if gradient in ("exact", "quantised"):
         return {}
     found = {
-        node.outputs[0].name or "": Surrogate(None, _identity)
+        node.outputs[0].name or "": Surrogate(None, _KNOWN[node.op_type])
         for node in ir.traversal.RecursiveGraphIterator(graph)
-        if node.op_type in _ROUNDING
+        if node.op_type in _KNOWN
     }
     producers = {value.name: node for node in graph for value in node.outputs}
     for record in read_sites(metadata):
@@ -107,13 +105,30 @@ def surrogates(
         shape = _identity if gradient == "identity" else _Gate(float(record["c"]))
         if tensor != forged:
             found[forged] = Surrogate(tensor, shape)
-        elif tensor in producers:  # a ThresholdedRelu in place of a Relu
+        else:  # a ThresholdedRelu in place of a Relu
             found[tensor] = Surrogate(None, _AfterRelu(shape))
+        if tensor not in producers or forged not in producers:
+            raise ModelError(
+                f"the provenance names the tensors '{tensor}' and '{forged}', and the graph "
+                "lacks one: a tool changed the file after it was hardened; use the file that "
+                "lipcompile harden wrote, or harden what the tool makes of the original"
+            )
     return found
 
 
 def _identity(x: torch.Tensor) -> torch.Tensor:
     return x
+
+
+# Operators whose derivative is zero almost everywhere, or below a threshold.
+_KNOWN: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "Round": _identity,
+    "Floor": _identity,
+    "Ceil": _identity,
+    "Sign": _identity,
+    "Shrink": _identity,
+    "ThresholdedRelu": torch.relu,
+}
 
 
 @dataclass(frozen=True, slots=True)

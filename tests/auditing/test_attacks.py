@@ -22,8 +22,7 @@ from lipcompile.auditing.attacks import (
 )
 from lipcompile.auditing.attacks.base import margin, random_start
 from lipcompile.auditing.budget import Budget, Norm
-from lipcompile.auditing.campaign import judge
-from lipcompile.auditing.data import Normalisation
+from lipcompile.auditing.judge import judge
 from lipcompile.auditing.seeds import seeded
 
 ATTACKS = [
@@ -141,10 +140,10 @@ class Cheat(Attack):
 @dataclass
 class FakeVictim:
     model: Linear
-    normalisation = Normalisation()
+    batch: int = 7
 
-    def deployed(self, pixels: np.ndarray) -> np.ndarray:
-        return self.model(torch.from_numpy(pixels)).double().numpy()
+    def is_right(self, pixels: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return self.model(torch.from_numpy(pixels)).argmax(dim=1).numpy() == labels
 
 
 def test_no_attack_can_report_a_success_outside_its_budget(
@@ -155,12 +154,12 @@ def test_no_attack_can_report_a_success_outside_its_budget(
     found = run(Cheat(), problem, budget)
     assert (model(found).argmax(dim=1) != labels).any()
     victim = FakeVictim(model)
-    _, wrong, size = judge(
+    verdict = judge(
         victim,  # type: ignore[arg-type]
         budget,
         pixels.numpy(),
         labels.numpy(),
         found.numpy(),
     )
-    assert not wrong.any()
-    assert (size <= budget.eps).all() and size.any()
+    assert not verdict.broken.any()
+    assert (verdict.size <= budget.eps).all() and verdict.size.any()

@@ -83,6 +83,14 @@ def test_same_seed_same_result_and_json_is_complete() -> None:
     for path in found["paths"]:
         assert path["largest_distance"] <= 0.1
         assert path["settings"]["seed"] == 0
+    assert found["run"] == {
+        "seed": 0,
+        "data_seed": 0,
+        "device": "cpu",
+        "threads": 0,
+        "batch_size": 64,
+    }
+    assert len(found["labels"]) == len(found["names"]) == 24
 
 
 def test_model_against_itself_shows_no_change() -> None:
@@ -93,13 +101,26 @@ def test_model_against_itself_shows_no_change() -> None:
 
 
 def test_both_models_get_as_many_attempts() -> None:
-    strikes = quick().strikes
+    result = quick()
+    strikes = result.strikes
     for path in ("white-box", "bpda-identity", "bpda-smooth", "transfer", "transfer-start"):
         counts = [
             sorted(s.attack for s in strikes if (s.role, s.path) == (role, path))
             for role in ("original", "hardened")
         ]
         assert counts[0] == counts[1] != []
+    both = result.original.clean & result.hardened.clean
+    everywhere = ("fgsm", "pgd", "margin-pgd", "apgd-ce")
+    tries = [
+        sum(
+            s.attacked[both].astype(int)
+            for s in strikes
+            if s.role == role and s.attack in everywhere and s.path != "transfer-start"
+        )
+        for role in ("original", "hardened")
+    ]
+    assert np.array_equal(*tries)
+    assert tries[0].min() == 12  # six runs on the model itself, and six replays
 
 
 def test_worst_case_is_pointwise() -> None:
@@ -177,6 +198,9 @@ def test_saved_examples_can_be_replayed_by_others(tmp_path: Path) -> None:
     saved = np.load(tmp_path / "examples.npz", allow_pickle=False)
     models = {"original": original(), "hardened": hardened()}
     clean, labels = load_test_images()
+    rows = [int(name[9:-1]) for name in saved["names"]]  # "test.npz[17]"
+    assert np.array_equal(labels[rows], saved["labels"])
+    assert saved["images"] == pytest.approx(clean[rows], abs=1e-7)
     for role, model in models.items():
         session = onnxruntime.InferenceSession(model.SerializeToString())
         robust, images = saved[f"{role}_robust"], saved[role]
@@ -184,9 +208,8 @@ def test_saved_examples_can_be_replayed_by_others(tmp_path: Path) -> None:
         wrong = scores.argmax(axis=1) != saved["labels"]
         assert np.array_equal(wrong, ~robust)
         assert robust.any() and not robust.all()
-        rows = [int(name[9:-1]) for name in saved["names"]]  # "test.npz[17]"
-        assert np.array_equal(labels[rows], saved["labels"])
-        distance = np.abs(images.astype(np.float64) - clean[rows]).max(axis=(1, 2, 3))
+        moved = images.astype(np.float64) - saved["images"]
+        distance = np.abs(moved).max(axis=(1, 2, 3))
         assert distance.max() <= 0.1
         assert (distance[robust] == 0).all()
 
@@ -202,6 +225,8 @@ def test_gates() -> None:
     assert masked.verdict == "masked"
     (gate,) = masked.failed_gates
     assert "cannot be decided: masking checks failed" in gate
+    masked = quick(planted.shattered_gradients(original()), max_drop=1.0)
+    assert "cannot be decided" in masked.failed_gates[0]
 
 
 # Interruption
@@ -213,11 +238,11 @@ def test_interrupted_audit_goes_on_from_its_journal(tmp_path: Path) -> None:
 
     def stop(line: str) -> None:
         lines.append(line)
-        if len(lines) == 9:
+        if len(lines) == 13:
             raise KeyboardInterrupt
 
     with pytest.raises(
-        Interrupted, match=r"after 9 finished attacks; .* run the same command"
+        Interrupted, match=r"after 13 finished attacks; .* run the same command"
     ):
         quick(journal=tmp_path, notify=stop)
     kept = len(list(tmp_path.iterdir()))
@@ -227,7 +252,7 @@ def test_interrupted_audit_goes_on_from_its_journal(tmp_path: Path) -> None:
     assert without_times(resumed) == without_times(whole)
 
 
-@pytest.mark.parametrize("changed", [{"seed": 1}, {"eps": 0.2}, {"samples": 23}])
+@pytest.mark.parametrize("changed", [{"seed": 1}, {"norm": "l2"}, {"samples": 23}])
 def test_journal_of_other_settings_is_not_used(
     tmp_path: Path, changed: dict[str, Any]
 ) -> None:
@@ -244,6 +269,7 @@ REFUSED_OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"attacks": "quick"}, OptionError, "attacks 'quick' is unknown: use fast or standard"),
     ({"norm": "l1"}, OptionError, "norm 'l1' is unknown"),
     ({"samples": 0}, OptionError, "samples is 0"),
+    ({"scores": "gone"}, ModelError, "has no output 'gone': it gives 'logits"),
     ({"seed": -1}, OptionError, "seed"),
     ({"batch_size": 0}, OptionError, "batch size = 0"),
     ({"device": "tpu9"}, OptionError, "device 'tpu9' is"),
@@ -261,7 +287,7 @@ def test_illegal_options(options: dict[str, Any], error: type[Exception], match:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_that_is_not_there() -> None:
-    with pytest.raises(ProviderError, match="sees no CUDA device"):
+    with pytest.raises(ProviderError, match="sees 0 CUDA devices"):
         quick(device="cuda")
 
 
@@ -360,7 +386,11 @@ def test_out_of_memory_halves_the_batch_and_says_so() -> None:
     result = quick(attacks=replace(QUICK, everywhere=(*QUICK.everywhere, Hungry())))
     said = [note for note in result.notes if "out of memory" in note]
     assert said[-1].endswith("went on with 2") or said[-1].endswith("went on with 4")
-    (strike,) = [s for s in result.strikes if (s.attack, s.role) == ("hungry", "hardened")]
+    (strike,) = [
+        s
+        for s in result.strikes
+        if (s.attack, s.role, s.path) == ("hungry", "hardened", "white-box")
+    ]
     assert strike.attacked.sum() == result.hardened.clean.sum()
 
 

@@ -46,20 +46,19 @@ CAUGHT = {
     planted.shattered_gradients: {
         "gradients do not vanish",
         "bpda-identity is not stronger than white-box",
-        "transfer from the original is not stronger than white-box",
+        "transfer from the other model is not stronger than white-box",
         "accuracy falls to zero as epsilon grows",
     },
     planted.cut_gradients: {
         "gradients do not vanish",
-        "transfer from the original is not stronger than white-box",
+        "transfer from the other model is not stronger than white-box",
     },
     planted.scaled_logits: {
         "logits are not saturated",
-        "the gap between CW and APGD attacks does not widen",
+        "the gap between CW and APGD does not widen against the original",
     },
     planted.against_one_step: {
         "gradients do not vanish",
-        "the gap between one-step and iterative attacks does not widen",
     },
 }
 
@@ -81,7 +80,7 @@ def test_random_layer_is_refused_before_any_number_is_printed() -> None:
 @pytest.mark.parametrize("form", ["smooth", "hard"])
 def test_sound_model_passes_every_check(form: str) -> None:
     model = lipcompile.harden(original(), CALIBRATION, form=form, cr="2^-7").model
-    result = short_audit(model)
+    result = short_audit(model, eps=0.1)
     assert failed(result) == set()
     assert [check.name for check in result.checks if check.passed is None] == [
         "randomized smoothing agrees"

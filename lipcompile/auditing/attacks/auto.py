@@ -126,6 +126,14 @@ class Square(Attack):
 
     queries: int = 5000
 
+    def fits(self, height: int, width: int, budget: Budget) -> bool:
+        """Whether pyautoattack can start on such images: for l2 it tiles them by squares."""
+        side = height // 5
+        if budget.norm == "linf" or side == 0:
+            return min(height, width) >= 4 and budget.norm == "linf"
+        first = (height - 5 * side) // 2
+        return all(first + length // side * side <= length for length in (height, width))
+
     def run(
         self,
         model: torch.nn.Module,

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from lipcompile.auditing.campaign import Campaign
-from lipcompile.auditing.masking.behaviour import CurvePoint, behaviour_checks
+from lipcompile.auditing.masking.behaviour import (
+    CurvePoint,
+    accuracy_curve,
+    behaviour_checks,
+)
 from lipcompile.auditing.masking.check import Check
 from lipcompile.auditing.masking.controls import control_checks
 from lipcompile.auditing.masking.strength import strength_checks
@@ -18,19 +22,36 @@ _LATER = Check(
 
 
 def run_battery(
-    campaign: Campaign, preset: Preset, improved: bool
+    campaign: Campaign, preset: Preset
 ) -> tuple[tuple[Check, ...], tuple[CurvePoint, ...]]:
-    """Runs every check on the hardened model.
+    """Runs every check.
 
     Args:
         campaign: After all its attacks.
         preset: What was run.
-        improved: Whether the worst case alone would say "improved".
 
     Returns:
         The checks, and accuracy against epsilon for both models.
     """
-    strength = strength_checks(campaign, preset.adaptive.name)
-    behaviour, curve = behaviour_checks(campaign, preset.curve)
-    controls = control_checks(campaign, preset.adaptive, improved)
-    return (*strength, *behaviour, *controls, _LATER), tuple(curve)
+    curve = accuracy_curve(campaign, preset)
+    looked = {
+        role: (
+            *strength_checks(campaign, role, preset.adaptive.name),
+            *behaviour_checks(campaign, role, curve),
+        )
+        for role in campaign.victims
+    }
+    controls = control_checks(campaign, preset.adaptive)
+    return (*looked["hardened"], _original(looked["original"]), *controls, _LATER), curve
+
+
+def _original(checks: tuple[Check, ...]) -> Check:
+    """An original whose attacks are fooled looks too robust to be compared with."""
+    failed = [check for check in checks if check.failed]
+    evidence = "; ".join(f"{check.name}: {check.evidence}" for check in failed)
+    return Check(
+        "the original passes the same checks",
+        "ours",
+        not failed,
+        evidence or f"{sum(check.passed is True for check in checks)} checks passed",
+    )

@@ -11,6 +11,7 @@ Source = Literal["paper", "autoattack", "ours"]
 # this share of the images. About ten comparisons are made per audit.
 LEVEL = 0.001
 LEAST_SHARE = 0.01
+LEAST_IMAGES = 10  # below it no comparison can be significant
 
 
 @dataclass(frozen=True, slots=True)

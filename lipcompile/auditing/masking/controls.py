@@ -1,95 +1,102 @@
 """Controls: the original hardened with other thresholds, where the outcome is known.
 
-With thresholds near zero hardening must do nothing. With random thresholds it must not do as
-well as with the calibrated ones, or the calibration is not what helped.
+With its own thresholds it must be the hardened file. With thresholds near zero hardening must
+do nothing. With random thresholds it must not do better than with the calibrated ones.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from lipcompile import model_io
 from lipcompile.auditing.attacks import Attack
 from lipcompile.auditing.campaign import Campaign
-from lipcompile.auditing.masking.check import Check
-from lipcompile.auditing.statistics import PairedDifference
-from lipcompile.auditing.victim import Victim, open_victim
-from lipcompile.errors import InputError
+from lipcompile.auditing.masking.check import LEVEL, Check
+from lipcompile.auditing.statistics import mcnemar
+from lipcompile.auditing.victim import Settings, Victim, open_victim
+from lipcompile.errors import InputError, LipCompileError
 from lipcompile.forged import make_form
 from lipcompile.passes.insert_forged import InsertForged, plan_site
 from lipcompile.provenance import SITES, read_sites
 from lipcompile.sites import Selector, find_sites
 
-_NEAR_ZERO = 2.0**-30  # factor on the thresholds
+# Factors on the thresholds; the second is for float16, which holds nothing below 6e-8.
+_NEAR_ZERO = (2.0**-30, 2.0**-12)
 _SAME = 1e-3  # of the largest score
+_PROBES = 64
 _SPREAD = 2.0  # random thresholds: c * 2^u, u uniform within this on both sides
-_SIGNIFICANT = 0.05
 
 
-def control_checks(campaign: Campaign, attack: Attack, improved: bool) -> list[Check]:
-    """Both controls.
+def control_checks(campaign: Campaign, attack: Attack) -> list[Check]:
+    """The controls.
 
     Args:
         campaign: After all its attacks.
         attack: Run with the identity gradient on the placebo, as it was on the hardened model.
-        improved: Whether a gain would be claimed; the placebo has to be beaten only then.
     """
-    return [_limit(campaign), _placebo(campaign, attack, improved)]
+    return [_provenance(campaign), _limit(campaign), _placebo(campaign, attack)]
+
+
+def _provenance(campaign: Campaign) -> Check:
+    name = "the file is what its provenance says"
+    built = _rebuild(campaign, lambda c: c)
+    if isinstance(built, str):
+        return Check(name, "ours", None, built)
+    return _alike(name, campaign, built, "hardened")
 
 
 def _limit(campaign: Campaign) -> Check:
     name = "thresholds near zero reproduce the original"
-    built = _rebuild(campaign, lambda c: c * _NEAR_ZERO)
-    if isinstance(built, str):
-        return Check(name, "ours", None, built)
+    reason = ""
+    for factor in _NEAR_ZERO:
+        built = _rebuild(campaign, partial(operator.mul, factor))
+        if not isinstance(built, str):
+            return _alike(name, campaign, built, "original")
+        reason = built
+    return Check(name, "ours", None, reason)
+
+
+def _alike(name: str, campaign: Campaign, built: Victim, role: str) -> Check:
     pixels = campaign.images.pixels
-    before = campaign.victims["original"].deployed(pixels)
-    after = built.deployed(pixels)
+    before, after = campaign.victims[role].deployed(pixels), built.deployed(pixels)
     difference = float(np.abs(after - before).max() / max(np.abs(before).max(), 1e-30))
-    same = float((after.argmax(axis=1) == before.argmax(axis=1)).mean())
+    same = int((after.argmax(axis=1) == before.argmax(axis=1)).sum())
     evidence = (
-        f"largest difference {difference:.2g} of the scores, {same:.2%} of {len(pixels)} "
-        "predictions the same"
+        f"rebuilt from the original: largest difference {difference:.2g} of the scores, "
+        f"{same} of {len(pixels)} predictions the same"
     )
-    return Check(name, "ours", difference <= _SAME and same >= 0.99, evidence)
+    alike = difference <= _SAME and same >= len(pixels) - max(1, len(pixels) // 100)
+    return Check(name, "ours", alike, evidence)
 
 
-def _placebo(campaign: Campaign, attack: Attack, improved: bool) -> Check:
+def _placebo(campaign: Campaign, attack: Attack) -> Check:
     name = "a placebo with random thresholds is no better"
     generator = np.random.default_rng(campaign.seed)
     built = _rebuild(campaign, lambda c: c * 2.0 ** generator.uniform(-_SPREAD, _SPREAD))
-    if isinstance(built, str):
-        return Check(name, "ours", None, built)
-    inner = Campaign(
-        campaign.images,
-        campaign.budget,
-        {"placebo": built},
-        campaign.journal,
-        campaign.seed,
-        campaign.batch,
-        campaign.notify,
-    )
-    inner.measure_clean()
-    clean = inner.clean["placebo"]
-    found = inner.attack("placebo", "bpda-identity", attack, clean, gradient="identity")
-    placebo = clean & ~found.strike.broken
     strike = campaign.find("hardened", "bpda-identity", attack.name)
-    assert strike is not None
+    if isinstance(built, str) or strike is None:
+        return Check(name, "ours", None, built if isinstance(built, str) else "not run")
+    side = campaign.side(victims={"placebo": built})
+    side.measure_clean()
+    clean = side.clean["placebo"]
+    found = side.attack("placebo", "bpda-identity", attack, clean, gradient="identity").strike
+    placebo = clean & ~found.broken
     hardened = campaign.clean["hardened"] & ~strike.broken
-    paired = PairedDifference.of(placebo, hardened)
-    beaten = paired.p < _SIGNIFICANT and paired.difference > 0
+    better = mcnemar(
+        int((placebo & ~hardened).sum()), int((hardened & ~placebo).sum()), "greater"
+    )
     evidence = (
         f"under bpda-identity {attack.name}: hardened {hardened.mean():.2%}, placebo "
-        f"{placebo.mean():.2%} (McNemar p = {paired.p:.2g})"
+        f"{placebo.mean():.2%} (p = {better:.2g} that the placebo is better)"
     )
-    if not improved:
-        evidence += "; no gain is claimed that it could explain"
-    return Check(name, "ours", beaten or not improved, evidence)
+    return Check(name, "ours", better >= LEVEL, evidence)
 
 
 def _rebuild(campaign: Campaign, change: Callable[[float], float]) -> Victim | str:
@@ -98,7 +105,9 @@ def _rebuild(campaign: Campaign, change: Callable[[float], float]) -> Victim | s
     records = read_sites(hardened.model.metadata)
     if not records:
         return "the file has no LipCompile provenance to build it from"
-    source = model_io.load(original.model.path or original.model.proto)
+    source = model_io.load(
+        original.model.path or original.model.proto, original.model.base_dir
+    )
     sites = {site.tensor: site for site in find_sites(source.graph_ir, Selector("all")).sites}
     try:
         for record in records:
@@ -113,13 +122,15 @@ def _rebuild(campaign: Campaign, change: Callable[[float], float]) -> Victim | s
     except (InputError, KeyError) as error:
         return f"it cannot be built: {error}"
     proto = model_io.render(source.proto, source.graph_ir, {SITES: json.dumps(records)})
-    rebuilt = model_io.load(proto)
-    rebuilt.base_dir = original.model.base_dir
-    return open_victim(
-        "placebo",
-        rebuilt,
-        original.normalisation,
-        campaign.images.pixels[:64],
-        original.device,
-        0,
-    )
+    try:
+        rebuilt = model_io.load(proto, original.model.base_dir)
+        return open_victim(
+            "placebo",
+            rebuilt,
+            original.normalisation,
+            campaign.images.pixels[:_PROBES],
+            original.device,
+            Settings(original.output, original.batch, original.threads),
+        )
+    except LipCompileError as error:
+        return f"it cannot be run: {error}"
