@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from lipcompile.torchview.node import NodeView
+from lipcompile.torchview.operators.quantization import hands_on_levels
 from lipcompile.torchview.registry import Operation, operator, pointwise
 
 pointwise("Identity", lambda x: x)
@@ -17,6 +18,8 @@ pointwise("CastLike", lambda x, like: x.to(like.dtype))
 def cast(node: NodeView) -> Operation:
     """To an integer truncates towards zero; to a truth value is x != 0."""
     dtype = node.dtype(node.attribute("to"))
+    if hands_on_levels(node):
+        return lambda x: x
     return lambda x: x.to(dtype)
 
 

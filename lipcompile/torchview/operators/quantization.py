@@ -7,9 +7,14 @@ exact gradient is asked for, 1 inside the clipping range and 0 outside.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import onnx_ir as ir
 import torch
 
+from lipcompile.attributes import integer
 from lipcompile.torchview.backward import straight_through
+from lipcompile.torchview.dtypes import torch_dtype
 from lipcompile.torchview.node import NodeView
 from lipcompile.torchview.registry import Operation, operator
 
@@ -86,9 +91,44 @@ def _saturate(levels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 def _feeds_dequantizers(node: NodeView) -> bool:
     """Whether nobody sees in which type the first output is."""
-    output = node.node.outputs[0]
-    readers = {reader.op_type for reader in output.consumers()}
-    return not output.is_graph_output() and readers == {"DequantizeLinear"}
+    return _is_only_dequantised(node.node.outputs[0], _level_type(node.node, node.known))
+
+
+def _is_only_dequantised(value: ir.Value, dtype: torch.dtype | None) -> bool:
+    """Whether every reader of quantised levels is a DequantizeLinear, maybe behind a Cast to
+    the type that the levels have anyway (PyTorch's exporter writes one).
+    """
+    if value.is_graph_output() or not value.consumers():
+        return False
+    for reader in value.consumers():
+        if reader.op_type == "Cast" and torch_dtype(integer(reader, "to", 0)) == dtype:
+            if not _is_only_dequantised(reader.outputs[0], dtype):
+                return False
+        elif reader.op_type != "DequantizeLinear":
+            return False
+    return True
+
+
+def hands_on_levels(cast: NodeView) -> bool:
+    """Whether a Cast reads levels that are carried in a float tensor, and changes nothing."""
+    source = cast.node.inputs[0]
+    producer = source.producer() if source is not None else None
+    if producer is None or producer.op_type != "QuantizeLinear":
+        return False
+    dtype = _level_type(producer, cast.known)
+    same = torch_dtype(cast.attribute("to")) == dtype
+    return same and _is_only_dequantised(producer.outputs[0], dtype)
+
+
+def _level_type(node: ir.Node, known: Mapping[str, torch.Tensor]) -> torch.dtype | None:
+    """The integer type that a QuantizeLinear gives, or None where that is not known yet."""
+    if node.op_type != "QuantizeLinear":
+        return torch.uint8
+    zero = node.inputs[2] if len(node.inputs) > 2 else None
+    if zero is not None:
+        value = known.get(zero.name or "")
+        return value.dtype if value is not None else None
+    return torch_dtype(integer(node, "output_dtype", 0) or ir.DataType.UINT8)
 
 
 def _spread(
