@@ -24,6 +24,7 @@ from lipcompile.auditing.journal import Journal
 from lipcompile.auditing.judge import Deployed, Judgement, judge
 from lipcompile.auditing.pixel_model import PixelModel
 from lipcompile.auditing.seeds import derived_seed, seeded
+from lipcompile.auditing.strike import Found, Strike
 from lipcompile.auditing.victim import Victim
 from lipcompile.errors import RunFailure
 from lipcompile.provenance import SITES
@@ -34,60 +35,6 @@ from lipcompile.version import __version__
 
 Notify = Callable[[str], None]
 _PACKAGES = ("torch", "onnxruntime", "onnxruntime-gpu", "onnx", "pyautoattack", "numpy")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Strike:
-    """One attack along one path on one model.
-
-    Attributes:
-        role: "original" or "hardened".
-        path: "white-box", "bpda-identity", "bpda-smooth", "transfer", "transfer-start" or
-            "black-box".
-        attack: Name of the attack.
-        settings: Its settings, gradient and seed.
-        attacked: bool [N], the images that it was run on.
-        broken: bool [N], those that ONNX Runtime then misclassified within the budget.
-        largest: Largest distance among the candidates that broke an image.
-        view_only: Candidates that fool the torch view and not the deployed file.
-        seconds: Wall time.
-    """
-
-    role: str
-    path: str
-    attack: str
-    settings: dict[str, Any]
-    attacked: np.ndarray
-    broken: np.ndarray
-    largest: float
-    view_only: int
-    seconds: float
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "model": self.role,
-            "path": self.path,
-            "attack": self.attack,
-            "attacked": int(self.attacked.sum()),
-            "broken": int(self.broken.sum()),
-            "largest_distance": self.largest,
-            "broke_only_the_view": self.view_only,
-            "settings": self.settings,
-            "seconds": round(self.seconds, 3),
-        }
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Found:
-    """A strike with its candidates, as long as someone needs them.
-
-    Attributes:
-        strike: What was measured.
-        candidates: float32, one per attacked image, within the budget.
-    """
-
-    strike: Strike
-    candidates: np.ndarray
 
 
 @dataclass(slots=True)

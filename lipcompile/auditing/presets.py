@@ -19,7 +19,8 @@ from lipcompile.auditing.attacks import (
     MarginPGD,
     Square,
 )
-from lipcompile.auditing.campaign import Campaign, Found
+from lipcompile.auditing.campaign import Campaign
+from lipcompile.auditing.strike import Found
 from lipcompile.errors import OptionError
 from lipcompile.torchview.backward import Gradient
 

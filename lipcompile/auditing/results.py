@@ -12,10 +12,10 @@ import numpy as np
 
 from lipcompile import atomic
 from lipcompile.auditing.budget import Budget
-from lipcompile.auditing.campaign import Strike
 from lipcompile.auditing.masking import Check
 from lipcompile.auditing.masking.behaviour import CurvePoint
 from lipcompile.auditing.statistics import PairedDifference, exact_interval
+from lipcompile.auditing.strike import Strike
 from lipcompile.text import percent, table
 
 Verdict = Literal["improved", "no measurable change", "worse", "masked"]

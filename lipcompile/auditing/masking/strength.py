@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lipcompile.auditing.campaign import Campaign, Strike
+from lipcompile.auditing.campaign import Campaign
 from lipcompile.auditing.masking.check import (
     LEAST_IMAGES,
     LEAST_SHARE,
@@ -17,6 +17,7 @@ from lipcompile.auditing.masking.check import (
 )
 from lipcompile.auditing.presets import white_box_left
 from lipcompile.auditing.statistics import sign_test
+from lipcompile.auditing.strike import Strike
 
 _SQUARE_GAIN = 0.002  # AutoAttack's own limit, as a share of the images
 _GAP = 0.02  # how far the gap between two losses may widen, as a share of the images
