@@ -31,7 +31,7 @@ def open_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise OptionError(f"device '{name}' is unknown: use cpu or cuda") from error
-    if device.type not in ("cpu", "cuda"):
+    if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
         raise OptionError(f"device '{name}' is not supported: use cpu or cuda")
     there = torch.cuda.device_count() if device.type == "cuda" else 1
     if (device.index or 0) >= there:

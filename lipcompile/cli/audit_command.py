@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,7 @@ import click
 
 from lipcompile import atomic, model_io
 from lipcompile.cli.options import image_flags, image_from
-from lipcompile.cli.show import format_flag, show
+from lipcompile.cli.show import format_flag, show, unheard
 from lipcompile.errors import GateFailed, OptionError, OutputError
 
 
@@ -171,7 +168,7 @@ def command(
         if examples is not None:
             result.save_examples(examples)
     finally:  # hours of work are shown even where they cannot be written
-        with _unheard():
+        with unheard():
             show(result, format_, quiet, target)
     if journal is None:
         Journal(folder).remove()
@@ -196,16 +193,6 @@ def _samples(text: str) -> int | None:
         ) from error
 
 
-@contextlib.contextmanager
-def _unheard() -> Iterator[None]:
-    """Goes on when the reader of our output went away: files and gates still count."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno != errno.EPIPE:
-            raise
-
-
 class _Notes:
     """Lines on standard error, each with the minutes since the start."""
 
@@ -214,5 +201,5 @@ class _Notes:
 
     def __call__(self, text: str) -> None:
         minutes, seconds = divmod(int(time.monotonic() - self._start), 60)
-        with _unheard():
+        with unheard():
             click.echo(f"{minutes:3d}:{seconds:02d}  {text}", err=True)

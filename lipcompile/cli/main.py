@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
@@ -73,13 +74,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
             standalone_mode=False,
         )
     except LipCompileError as error:
-        click.echo(f"error: {error}", err=True)
+        _tell(f"error: {error}")
         return error.exit_code
     except click.ClickException as error:
-        error.show()
+        with contextlib.suppress(BrokenPipeError):
+            error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
+        _tell("interrupted")
         return _INTERRUPTED
     except SystemExit:
         # click exits with 1 when the reader of our output went away, and 1 is for gates.
@@ -87,10 +89,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("LIPCOMPILE_DEBUG"):
             raise
-        click.echo(
+        _tell(
             f"error: a defect of LipCompile ({type(error).__name__}: {error}); nothing was "
-            "half-written; set LIPCOMPILE_DEBUG=1 for the traceback, and report it",
-            err=True,
+            "half-written; set LIPCOMPILE_DEBUG=1 for the traceback, and report it"
         )
         return _INTERNAL
     return code if isinstance(code, int) else 0
+
+
+def _tell(message: str) -> None:
+    """Prints to standard error, if anyone still reads it: the exit code is told anyway."""
+    with contextlib.suppress(BrokenPipeError):
+        click.echo(message, err=True)

@@ -54,6 +54,16 @@ def show(result: Result, format_: str, quiet: bool, wrote: Path | None = None) -
 
 
 @contextlib.contextmanager
+def unheard() -> Iterator[None]:
+    """Goes on when the reader of our output went away: exit codes and files still count."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EPIPE:
+            raise
+
+
+@contextlib.contextmanager
 def progress(label: str, enabled: bool) -> Iterator[Progress | None]:
     """A bar where standard error is a terminal, else a line every 10 seconds."""
     if not enabled:

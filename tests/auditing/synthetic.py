@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from lipcompile.auditing.budget import Budget
-from lipcompile.auditing.campaign import Campaign, Strike
+from lipcompile.auditing.campaign import Campaign
 from lipcompile.auditing.data import LabelledImages
 from lipcompile.auditing.data.normalisation import Normalisation
 from lipcompile.auditing.journal import Journal
+from lipcompile.auditing.strike import Strike
 
 
 class _View(torch.nn.Module):
@@ -24,11 +25,13 @@ class _View(torch.nn.Module):
         self.network = network
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.network(pixels)
+        scores: torch.Tensor = self.network(pixels)
+        return scores
 
     def predict(self, pixels: np.ndarray) -> np.ndarray:
         with torch.no_grad():
-            return self(torch.from_numpy(pixels)).argmax(dim=1).numpy()
+            classes: np.ndarray = self(torch.from_numpy(pixels)).argmax(dim=1).numpy()
+        return classes
 
 
 @dataclass
@@ -47,7 +50,7 @@ class FakeVictim:
     gives_probabilities: bool = False
     classes: int = 4
     name: str = "fake.onnx"
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     batch: int = 64
     model: Any = field(default_factory=lambda: SimpleNamespace(digest="", metadata={}))
 
@@ -56,10 +59,12 @@ class FakeVictim:
 
     def deployed(self, pixels: np.ndarray) -> np.ndarray:
         with torch.no_grad():
-            return self.network(torch.from_numpy(pixels)).double().numpy()
+            scores: np.ndarray = self.network(torch.from_numpy(pixels)).double().numpy()
+        return scores
 
     def is_right(self, pixels: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        return self.deployed(pixels).argmax(axis=1) == labels
+        right: np.ndarray = self.deployed(pixels).argmax(axis=1) == labels
+        return right
 
 
 def make_campaign(
@@ -79,7 +84,7 @@ def make_campaign(
         "made by hand",
         count,
     )
-    victims = {"original": original or FakeVictim(), "hardened": hardened or FakeVictim()}
+    victims: Any = {"original": original or FakeVictim(), "hardened": hardened or FakeVictim()}
     changes = {"clean": {role: np.ones(count, bool) for role in victims}} | changes
     values: dict[str, Any] = {
         "budget": Budget(0.1),

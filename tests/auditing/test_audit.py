@@ -18,6 +18,7 @@ import torch
 from onnx import helper, numpy_helper
 
 import lipcompile
+from lipcompile import atomic
 from lipcompile.auditing.attacks import APGDT, Attack
 from lipcompile.auditing.audit import audit
 from lipcompile.auditing.budget import Budget
@@ -32,6 +33,7 @@ from lipcompile.errors import (
     OptionError,
     ProviderError,
     RunFailure,
+    SaveError,
 )
 from tests.auditing import planted
 from tests.auditing.quick import QUICK
@@ -259,6 +261,29 @@ def test_journal_of_other_settings_is_not_used(
     quick(journal=tmp_path)
     result = quick(journal=tmp_path, **changed)
     assert not any("earlier run" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("room", [0, 3])
+def test_disk_that_fills_up_costs_the_journal_and_not_the_audit(
+    tmp_path: Path, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, write = quick(), atomic.write_bytes
+    written: list[Path] = []
+    lines: list[str] = []
+
+    def full(path: Path, *chunks: bytes) -> None:
+        if len(written) == room:
+            raise SaveError(f"'{path}' was not written: the disk is full")
+        written.append(path)
+        write(path, *chunks)
+
+    monkeypatch.setattr(atomic, "write_bytes", full)
+    result = quick(journal=tmp_path, notify=lines.append)
+    assert without_times(result) == without_times(whole)
+    (note,) = [note for note in result.notes if "the disk is full" in note]
+    assert note.startswith(f"the journal '{tmp_path}' could not be written")
+    assert lines.count(note) == 1
+    assert len(list(tmp_path.iterdir())) == room
 
 
 # Bad input

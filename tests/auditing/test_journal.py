@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lipcompile import atomic
 from lipcompile.auditing.journal import Journal
-from lipcompile.errors import OutputError
+from lipcompile.errors import OutputError, SaveError
 
 SHAPE = (2, 1, 3, 3)
 CANDIDATES = np.linspace(0, 1, 18, dtype=np.float32).reshape(SHAPE)
@@ -77,3 +78,28 @@ def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match=r"cannot be made .*: name another with --journal"):
         Journal(tmp_path / "file" / "journal")
+
+
+@pytest.mark.parametrize("error", [SaveError("the disk is full"), OSError(28, "No space")])
+def test_journal_that_cannot_be_written_gives_what_was_computed(
+    tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path)
+    journal.entry({"part": [0]}, SHAPE, lambda: CANDIDATES)
+    assert journal.problem is None
+    asked: list[Path] = []
+
+    def full(path: Path, *chunks: bytes) -> None:
+        asked.append(path)
+        raise error
+
+    monkeypatch.setattr(atomic, "write_bytes", full)
+    for part in range(1, 4):
+        found = journal.entry({"part": [part]}, SHAPE, lambda: CANDIDATES)
+        assert np.array_equal(found, CANDIDATES)
+    assert len(asked) == 1  # it is not tried again
+    assert journal.problem is not None
+    assert journal.problem.startswith(f"the journal '{tmp_path}' could not be written (")
+    assert str(error) in journal.problem
+    # What was written before can be read still.
+    assert np.array_equal(journal.entry({"part": [0]}, SHAPE, never), CANDIDATES)

@@ -96,7 +96,6 @@ def test_devices_of_other_kinds(name: str, match: str) -> None:
         open_device(name)
 
 
-@pytest.mark.xfail(strict=True, reason="it says that torch sees 1 CUDA devices")
 def test_second_cpu_is_no_matter_of_cuda() -> None:
     with pytest.raises((OptionError, ProviderError)) as refusal:
         open_device("cpu:1")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
+import torch
 
 from lipcompile import model_io
+from lipcompile.auditing.data.normalisation import Normalisation
 from lipcompile.auditing.scores import class_count, logits_behind, score_output
+from lipcompile.auditing.victim import Settings, Victim, open_victim
 from lipcompile.errors import ModelError
 from lipcompile.model_io import LoadedModel
 
@@ -124,3 +128,64 @@ def test_each_output_has_logits_of_its_own() -> None:
     body = "a = Softmax (x) z = Neg (x) s = Softmax (z) b = Identity (s) c = Neg (s)"
     graph = loaded("float[n, 4] a, float[n, 4] b, float[n, 4] c", body).graph_ir
     assert [logits_behind(graph, name) for name in "abc"] == ["x", "z", "c"]
+
+
+# What only a run can tell
+
+
+def opened(outputs: str, body: str, scores: str | None = None) -> Victim:
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["": 17]> net (float[n, 4, 2, 2] x) => ({outputs}) '
+        f"{{ {body} }}"
+    )
+    pixels = np.random.default_rng(0).random((3, 4, 2, 2)).astype(np.float32)
+    cpu, settings = torch.device("cpu"), Settings(scores)
+    return open_victim(
+        "original", model_io.load(model), Normalisation(), pixels, cpu, settings
+    )
+
+
+NOT_A_ROW = r"has shape \[3, 4, 2, 2\] for 3 images, which is not one row of class scores"
+
+
+@pytest.mark.parametrize(
+    ("outputs", "body", "scores", "match"),
+    [
+        ("float[n, 4, h, w] y", "y = Neg (x)", None, NOT_A_ROW),
+        (
+            "float[n, 4, 2, 2] y, float[n, 16] z",
+            "y = Neg (x) z = Flatten (x)",
+            "y",
+            NOT_A_ROW,
+        ),
+        (
+            "float[n, k] y",
+            "y = ReduceMean <axes = [1, 2, 3], keepdims = 0> (x)",
+            None,
+            r"has shape \[3\] for 3 images",
+        ),
+        (
+            "float[n, k] y",
+            "f = Flatten (x) y = ReduceMean <axes = [1]> (f)",
+            None,
+            "output 'y' of 'net' has one value per image: audit takes classifiers",
+        ),
+    ],
+    ids=["segmentation", "named segmentation", "one number", "regression"],
+)
+def test_output_that_turns_out_to_hold_no_scores(
+    outputs: str, body: str, scores: str | None, match: str
+) -> None:
+    with pytest.raises(ModelError, match=match):
+        opened(outputs, body, scores)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "body"),
+    [
+        ("float[n, k] y", "y = Flatten (x)"),
+        ("float[n, 4, h, w] y", "y = GlobalAveragePool (x)"),
+    ],
+)
+def test_output_that_turns_out_to_hold_scores(outputs: str, body: str) -> None:
+    assert opened(outputs, body).classes in (4, 16)

@@ -14,6 +14,7 @@ from lipcompile import Selector
 from lipcompile.errors import ModelError, OptionError
 from lipcompile.provenance import read_sites
 from lipcompile.torchview import torch_view
+from lipcompile.torchview.backward import Gradient
 from tests.torchview.graphs import graph, normal, runtime_values
 
 Maker = Callable[[], onnx.ModelProto]
@@ -115,6 +116,80 @@ def test_damaged_provenance_is_refused(small_cnn: Maker) -> None:
             entry.value = entry.value[:-5]
     with pytest.raises(ModelError, match="'lipcompile.sites' is damaged"):
         torch_view(model, gradient="identity")
+
+
+def renamed(model: onnx.ModelProto, old: str, new: str) -> onnx.ModelProto:
+    """The model as a tool leaves it that gives tensors names of its own."""
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [new if name == old else name for name in names]
+    onnx.checker.check_model(model)
+    return model
+
+
+@pytest.mark.parametrize("gradient", ["identity", "smooth"])
+@pytest.mark.parametrize(
+    ("form", "name"), [("smooth", "tensor"), ("smooth", "forged"), ("hard", "tensor")]
+)
+def test_provenance_of_tensors_that_were_renamed_is_refused(
+    small_cnn: Maker, form: str, name: str, gradient: Gradient
+) -> None:
+    """A surrogate that is silently left out would call the model robust."""
+    model = hardened(small_cnn(), form)
+    record = read_sites(metadata(model))[0]
+    torch_view(model, gradient=gradient)
+    renamed(model, record[name], "17")
+    match = f"names the tensors '{record['tensor']}' and '{record['forged']}', and the graph"
+    with pytest.raises(ModelError, match=match + " lacks one: a tool changed the file"):
+        torch_view(model, gradient=gradient)
+    torch_view(model)  # the exact gradient needs no names
+
+
+def test_tensors_that_no_site_names_may_be_renamed(small_cnn: Maker) -> None:
+    model = renamed(hardened(small_cnn(), "smooth"), "p", "17")
+    torch_view(model, gradient="identity")
+
+
+# Steps without provenance
+
+
+LINE = torch.tensor([[-2.0, -0.25, 0.25, 2.0]])
+
+
+@pytest.mark.parametrize("gradient", ["identity", "smooth"])
+@pytest.mark.parametrize(
+    ("body", "exact", "surrogate"),
+    [
+        ("y = Shrink <lambd = 0.5> (x)", [1, 0, 0, 1], [1, 1, 1, 1]),
+        ("y = Shrink <lambd = 0.5, bias = 0.5> (x)", [1, 0, 0, 1], [1, 1, 1, 1]),
+        ("y = ThresholdedRelu <alpha = 0.5> (x)", [0, 0, 0, 1], [0, 0, 1, 1]),
+        ("y = Relu (x)", [0, 0, 1, 1], [0, 0, 1, 1]),  # nothing to replace
+    ],
+    ids=["hard shrink", "soft shrink", "thresholded relu", "relu"],
+)
+def test_steps_are_known_without_provenance(
+    body: str, exact: list[int], surrogate: list[int], gradient: Gradient
+) -> None:
+    """As in a file whose metadata was stripped, or a defence of someone else's."""
+    model, gradients, values = graph(body), [], []
+    both: tuple[Gradient, Gradient] = ("exact", gradient)
+    for chosen in both:
+        view, leaf = torch_view(model, gradient=chosen), LINE.clone().requires_grad_()
+        values.append(view(leaf).detach())
+        gradients.append(torch.autograd.grad(view(leaf).sum(), leaf)[0][0].tolist())
+    assert gradients == [exact, surrogate]
+    assert torch.equal(*values)
+
+
+def test_stripped_metadata_leaves_the_surrogate_of_a_thresholded_relu(
+    small_cnn: Maker,
+) -> None:
+    model = hardened(small_cnn(), "hard")
+    known = input_gradient(torch_view(model, gradient="identity"), images())
+    model.ClearField("metadata_props")
+    stripped = input_gradient(torch_view(model, gradient="identity"), images())
+    assert torch.equal(known, stripped)
+    assert not torch.equal(known, input_gradient(torch_view(model), images()))
 
 
 # Rounding
@@ -243,3 +318,41 @@ def test_quantised_tensor_that_others_see_holds_integers(body: str, gradient: st
     found = torch_view(model, gradient=gradient)(x)
     assert found.dtype == torch.uint8
     np.testing.assert_array_equal(found.numpy(), runtime_values(model, x.numpy())[0])
+
+
+FINE = "float s = {0.0009765625}, int16 z = {0}"
+AFTER = {
+    "nothing": ("y = Identity (d)", [1, 1, 1, 1]),
+    "ThresholdedRelu": ("y = ThresholdedRelu <alpha = 0.5> (d)", [0, 0, 0, 1]),
+    "Shrink": ("y = Shrink <lambd = 0.5> (d)", [1, 0, 0, 1]),
+    "Round": ("y = Round (d)", [0, 0, 0, 0]),
+    "Sign": ("y = Sign (d)", [0, 0, 0, 0]),
+}
+
+
+@pytest.mark.parametrize("after", AFTER)
+def test_quantised_passes_quantisation_alone(after: str) -> None:
+    """What a plain attacker of an int8 graph uses: everything else keeps its own gradient."""
+    body, expected = AFTER[after]
+    qdq = "q = QuantizeLinear (x, s, z) d = DequantizeLinear (q, s, z) "
+    model, found = graph(qdq + body, weights=FINE, opset=21), {}
+    gradients: tuple[Gradient, ...] = ("exact", "quantised", "identity")
+    for gradient in gradients:
+        leaf = LINE.clone().requires_grad_()
+        total = torch_view(model, gradient=gradient)(leaf).sum()
+        found[gradient] = torch.autograd.grad(total, leaf)[0][0].tolist()
+    assert found["exact"] == [0, 0, 0, 0]
+    assert found["quantised"] == expected
+    assert found["identity"] == ([0, 0, 1, 1] if after == "ThresholdedRelu" else [1] * 4)
+
+
+@pytest.mark.parametrize("form", ["smooth", "hard"])
+def test_quantised_leaves_forged_functions_exact(small_cnn: Maker, form: str) -> None:
+    model = hardened(small_cnn(), form)
+    gradients: tuple[Gradient, ...] = ("exact", "quantised", "identity")
+    exact, quantised, identity = (
+        input_gradient(torch_view(model, gradient=gradient), images())
+        for gradient in gradients
+    )
+    assert torch.equal(exact, quantised)
+    assert not torch.equal(exact, identity)

@@ -1,17 +1,19 @@
 """A weaker attack that beats a stronger one is noticed, and chance is not.
 
-Every row of `strength_checks` has a planted failure, a sound case beside it, and cases in which
-it must say that nothing can be told. The strikes are made by hand.
+Every row of `strength_checks` has a planted failure, a sound case beside it, and cases in
+which it must say that nothing can be told. The strikes are made by hand.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from lipcompile.auditing.campaign import Strike
 from lipcompile.auditing.masking.check import Check
 from lipcompile.auditing.masking.strength import strength_checks
+from lipcompile.auditing.strike import Strike
 from tests.auditing.synthetic import FakeVictim, rows, strike, without_pixels
 
 BLACK_BOX = "black-box attacks are not stronger than white-box ones"
@@ -121,7 +123,7 @@ def pair(
     (weak_path, weak), (path, strong) = PAIRS[name]
     end = only_weak + only_strong
     broken = rows(count, (0, only_weak)), rows(count, (only_weak, end))
-    by = {"found_by": "white-box"} if weak_path == "transfer" else {}
+    by: dict[str, Any] = {"found_by": "white-box"} if weak_path == "transfer" else {}
     return (
         strike(role, weak_path, weak, broken[0], both, **by),
         strike(role, path, strong, broken[1], both),
@@ -288,6 +290,12 @@ def test_gap_looks_at_images_that_every_attack_saw() -> None:
     wrong_at_once = strike("hardened", "white-box", "margin-pgd", margin.broken, seen)
     assert check(GAP, *before, wrong_at_once, entropy).passed
     assert check(GAP, *before, margin, entropy).failed
+    # Of what the margin loss did not see on the original, cross-entropy is not ahead.
+    margin, entropy = losses("original", margin=rows(100), entropy=rows(100, (0, 40)))
+    unseen = strike("original", "white-box", "margin-pgd", margin.broken, seen)
+    after = losses("hardened", margin=rows(100), entropy=rows(100))
+    assert check(GAP, unseen, entropy, *after).passed
+    assert check(GAP, margin, entropy, *after).failed
 
 
 @pytest.mark.parametrize("missing", range(4))
@@ -329,7 +337,7 @@ BESIDE = [
 
 @pytest.mark.parametrize(("path", "attack", "settings", "gradient"), BESIDE)
 def test_what_counts_as_a_gradient_attack_beside_square(
-    path: str, attack: str, settings: dict[str, str], gradient: bool
+    path: str, attack: str, settings: dict[str, Any], gradient: bool
 ) -> None:
     beside = strike("hardened", path, attack, rows(100, (40, 60)), **settings)
     strikes = white_box(rows(100, (0, 40))), black_box("square", 40, 60), beside
