@@ -20,6 +20,15 @@ from lipcompile.text import percent, table
 
 Verdict = Literal["improved", "no measurable change", "worse", "masked"]
 SIGNIFICANT = 0.05
+# In which paths are shown.
+_ORDER = (
+    "white-box",
+    "bpda-identity",
+    "bpda-smooth",
+    "transfer",
+    "transfer-start",
+    "black-box",
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -168,7 +177,8 @@ class AuditResult:
     def _rows(self) -> Iterator[tuple[str, ...]]:
         models = (self.original, self.hardened)
         yield ("none", "clean accuracy", *(percent(m.clean.mean()) for m in models))
-        for path, attack in dict.fromkeys(_line(s) for s in self.strikes):
+        lines = dict.fromkeys(_line(strike) for strike in self.strikes)
+        for path, attack in sorted(lines, key=lambda line: _ORDER.index(line[0])):
             cells = [self._cell(role, path, attack) for role in ("original", "hardened")]
             yield (path, attack, *cells)
         yield ("all", "worst case", *(percent(m.robust.mean()) for m in models))
