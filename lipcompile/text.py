@@ -33,6 +33,19 @@ def power_of_two(value: float) -> str:
     return f"2^{exponent - 1} = {value:g}" if mantissa == 0.5 else f"{value:g}"
 
 
+def parse_ratio(text: str) -> float:
+    """ "0.031", or a ratio like "8/255".
+
+    Raises:
+        ValueError: It is neither, or divides by zero.
+    """
+    numerator, _, denominator = text.partition("/")
+    try:
+        return float(numerator) / float(denominator or 1)
+    except ZeroDivisionError as error:
+        raise ValueError(f"'{text}' divides by zero") from error
+
+
 def count(items: Sized, noun: str) -> str:
     """ "1 layer", "3 layers"."""
     return f"{len(items)} {noun}{'' if len(items) == 1 else 's'}"

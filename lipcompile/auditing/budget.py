@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from lipcompile.errors import OptionError
+from lipcompile.text import parse_ratio
 
 Norm = Literal["linf", "l2"]
 
@@ -93,10 +94,9 @@ def parse_eps(text: str | float) -> float:
     """
     if isinstance(text, (int, float)):
         return float(text)
-    numerator, _, denominator = text.partition("/")
     try:
-        return float(numerator) / float(denominator or 1)
-    except (ValueError, ZeroDivisionError) as error:
+        return parse_ratio(text)
+    except ValueError as error:
         raise OptionError(
             f"eps '{text}' is no number: write it like 8/255 or 0.031"
         ) from error

@@ -60,9 +60,10 @@ class Deployed(torch.nn.Module):
     def __init__(self, victim: Victim) -> None:
         super().__init__()
         self._victim = victim
+        self._takes_log = victim.gives_probabilities  # walks the graph: not in every query
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         scores = self._victim.deployed(pixels.clamp(0.0, 1.0).numpy())
-        if self._victim.gives_probabilities:
+        if self._takes_log:
             scores = np.log(np.maximum(scores, np.finfo(np.float32).tiny))
         return torch.from_numpy(np.nan_to_num(scores).astype(np.float32))

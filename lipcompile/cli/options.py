@@ -13,6 +13,7 @@ from lipcompile.errors import OptionError
 from lipcompile.ops import LINEAR_OPS
 from lipcompile.runtime import RuntimeOptions
 from lipcompile.sites import Selector
+from lipcompile.text import parse_ratio
 
 DATA_HELP = "Calibration data: a folder of images, a list file, .npy, .npz, or random:N."
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -268,10 +269,9 @@ def parse_numbers(name: str, text: str | None) -> tuple[float, ...] | None:
 
 
 def _number(name: str, text: str) -> float:
-    numerator, _, denominator = text.partition("/")
     try:
-        return float(numerator) / float(denominator or 1)
-    except (ValueError, ZeroDivisionError) as error:
+        return parse_ratio(text)
+    except ValueError as error:
         raise OptionError(
             f"--{name} '{text}' is no number: write it like 0.485 or 1/255"
         ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import onnx_ir as ir
@@ -231,17 +231,7 @@ def _with_last_uses(steps: Iterable[Step], outputs: tuple[str, ...]) -> tuple[St
         read = {*step.inputs, *(step.surrogate.reads if step.surrogate else ())}
         unused = {name for name in (*read, *step.outputs) if name and name not in needed}
         needed |= read
-        result.append(
-            Step(
-                step.label,
-                step.operation,
-                step.inputs,
-                step.outputs,
-                step.captures,
-                step.surrogate,
-                tuple(sorted(unused)),
-            )
-        )
+        result.append(replace(step, last_use=tuple(sorted(unused))))
     return tuple(reversed(result))
 
 

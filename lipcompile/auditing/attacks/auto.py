@@ -11,7 +11,7 @@ from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from pyautoattack.fab_pt import FABAttack_PT
 from pyautoattack.square import SquareAttack
 
-from lipcompile.auditing.attacks.base import Attack
+from lipcompile.auditing.attacks.base import Attack, rows
 from lipcompile.auditing.budget import Budget
 
 _NORMS = {"linf": "Linf", "l2": "L2"}
@@ -44,8 +44,7 @@ class APGDCE(Attack):
         # Images that hold out come back as their point of highest loss: they may transfer.
         attack.init_hyperparam(pixels)
         best, alive, _, adversarial = attack.attack_single_run(pixels, labels)
-        rows = alive.bool().reshape(-1, *[1] * (pixels.ndim - 1))
-        return torch.where(rows, best, adversarial).detach()
+        return torch.where(rows(alive.bool(), pixels), best, adversarial).detach()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from lipcompile.auditing.budget import Budget
 class Attack(ABC):
     """Searches adversarial examples; its fields are its settings.
 
-    An attack returns candidates and no verdict: `campaign.judge` moves them into the budget
+    An attack returns candidates and no verdict: `judge.judge` moves them into the budget
     and has ONNX Runtime classify them.
     """
 
@@ -59,12 +59,26 @@ def margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return others - own
 
 
+def rows(values: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """One value per image, shaped to broadcast over its pixels."""
+    return values.reshape(-1, *[1] * (images.ndim - 1))
+
+
+def keep_best(
+    best: torch.Tensor, best_margin: torch.Tensor, points: torch.Tensor, reached: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each image's point of highest margin so far, and that margin."""
+    better = reached > best_margin
+    kept = torch.where(rows(better, points), points, best)
+    return kept, torch.where(better, reached, best_margin)
+
+
 def random_start(pixels: torch.Tensor, budget: Budget) -> torch.Tensor:
     """A point in the budget: uniform for linf; for l2 a random direction and radius."""
     if budget.norm == "linf":
         noise = (2 * torch.rand_like(pixels) - 1) * budget.eps
     else:
-        radius = torch.rand(len(pixels), *[1] * (pixels.ndim - 1), device=pixels.device)
+        radius = rows(torch.rand(len(pixels), device=pixels.device), pixels)
         noise = unit(torch.randn_like(pixels), "l2") * radius * budget.eps
     return (pixels + noise).clamp(0.0, 1.0)
 
@@ -73,8 +87,7 @@ def unit(direction: torch.Tensor, norm: str) -> torch.Tensor:
     """The steepest step of length 1 along `direction`; 0 where it is 0."""
     if norm == "linf":
         return direction.sign()
-    length = direction.flatten(1).norm(dim=1).reshape(-1, *[1] * (direction.ndim - 1))
-    steepest: torch.Tensor = direction / length.clamp_min(1e-12)
+    steepest: torch.Tensor = direction / _length(direction)
     return steepest
 
 
@@ -84,6 +97,10 @@ def project(points: torch.Tensor, pixels: torch.Tensor, budget: Budget) -> torch
         points = torch.clamp(points, pixels - budget.eps, pixels + budget.eps)
     else:
         delta = points - pixels
-        length = delta.flatten(1).norm(dim=1).reshape(-1, *[1] * (delta.ndim - 1))
-        points = pixels + delta * (budget.eps / length.clamp_min(1e-12)).clamp_max(1.0)
+        points = pixels + delta * (budget.eps / _length(delta)).clamp_max(1.0)
     return points.clamp(0.0, 1.0)
+
+
+def _length(delta: torch.Tensor) -> torch.Tensor:
+    """The l2 norm of each image, never 0, shaped to broadcast over its pixels."""
+    return rows(delta.flatten(1).norm(dim=1), delta).clamp_min(1e-12)

@@ -7,7 +7,14 @@ from typing import ClassVar
 
 import torch
 
-from lipcompile.auditing.attacks.base import Attack, margin, project, unit
+from lipcompile.auditing.attacks.base import (
+    Attack,
+    keep_best,
+    margin,
+    project,
+    rows,
+    unit,
+)
 from lipcompile.auditing.budget import Budget
 
 
@@ -49,11 +56,9 @@ class NES(Attack):
                 noise = torch.randn_like(pixels)
                 ahead = margin(model(points + self.sigma * noise), labels)
                 behind = margin(model(points - self.sigma * noise), labels)
-                gradient += noise * (ahead - behind).reshape(-1, *[1] * (pixels.ndim - 1))
+                gradient += noise * rows(ahead - behind, pixels)
             step = self.step * budget.eps * unit(gradient, budget.norm)
             points = project(points + step, pixels, budget)
             reached = margin(model(points), labels)
-            better = reached > best_margin
-            best = torch.where(better.reshape(-1, *[1] * (pixels.ndim - 1)), points, best)
-            best_margin = torch.where(better, reached, best_margin)
+            best, best_margin = keep_best(best, best_margin, points, reached)
         return best
