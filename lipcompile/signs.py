@@ -9,6 +9,7 @@ from lipcompile.attributes import number
 from lipcompile.linear_layers import Constants
 from lipcompile.ops import KEEPS_SIGN, NONNEGATIVE, standard_op
 from lipcompile.roles import data_inputs
+from lipcompile.weights import constant_array, constant_root
 
 
 def is_nonnegative(value: ir.Value, constants: Constants) -> bool:
@@ -52,13 +53,7 @@ def _is_bounded_by_zero(node: ir.Node) -> bool:
 
 
 def _constant(node: ir.Node, index: int) -> np.ndarray | None:
-    """A constant operand, through Identity (which shares weights between layers)."""
-    value = node.inputs[index] if len(node.inputs) > index else None
-    while value is not None and (producer := value.producer()) is not None:
-        if producer.op_type != "Identity":
-            break
-        value = producer.inputs[0]
+    value = constant_root(node.inputs[index]) if len(node.inputs) > index else None
     if value is not None and value.is_graph_input():
         return None  # its initializer is a default that a caller may override
-    tensor = ir.convenience.get_const_tensor(value) if value is not None else None
-    return tensor.numpy() if tensor is not None else None
+    return constant_array(value)

@@ -17,7 +17,10 @@ PROTOBUF_LIMIT = 2**31 - 1  # bytes that one protobuf message can hold
 
 
 def remember(model: ir.Model) -> None:
-    """Marks every node with its place in the original proto, for `render` to find."""
+    """Marks every node and initializer, for `render` to tell what a pass changed."""
+    model.graph.meta["lipcompile.ir_version"] = model.ir_version
+    for value in model.graph.initializers.values():
+        value.meta["lipcompile.origin"] = value.const_value
     for index, node in enumerate(model.graph):
         # The attributes are kept alive, so that no new one takes the identity of an old one.
         held = tuple(node.attributes.values())
@@ -42,10 +45,11 @@ def _fingerprint(node: ir.Node) -> tuple[object, ...]:
 def render(
     base: onnx.ModelProto, edited: ir.Model, metadata: Mapping[str, str | None] | None = None
 ) -> onnx.ModelProto:
-    """Returns `base` with the main graph's nodes, functions and opsets of `edited`.
+    """Returns `base` with the main graph's nodes, initializers, functions and opsets of
+    `edited`.
 
-    Nodes that no pass touched are copied from `base` byte for byte; `metadata` is added to the
-    model's `metadata_props`, replacing keys of the same name; None
+    Nodes and initializers that no pass touched are copied from `base` byte for byte;
+    `metadata` is added to the model's `metadata_props`, replacing keys of the same name; None
     drops one.
     """
     result = onnx.ModelProto()
@@ -53,6 +57,7 @@ def render(
     del result.graph.node[:]
     for node in edited.graph:
         result.graph.node.append(_render_node(base, node))
+    _render_initializers(result.graph, edited.graph)
     kept = set(edited.functions)
     functions = [f for f in base.functions if (f.domain, f.name, f.overload) in kept]
     del result.functions[:]
@@ -83,6 +88,34 @@ def _render_node(base: onnx.ModelProto, node: ir.Node) -> onnx.NodeProto:
             edited.ClearField(field)
             getattr(edited, field).extend(getattr(fresh, field))
     return edited
+
+
+def _render_initializers(proto: onnx.GraphProto, graph: ir.Graph) -> None:
+    """Keeps what no pass replaced, in its place; new initializers follow."""
+    rendered = []
+    for tensor in proto.initializer:
+        value = graph.initializers.get(tensor.name)
+        if value is not None:
+            rendered.append(_replacement(value) or tensor)
+    known = {tensor.name for tensor in proto.initializer}
+    added = [value for name, value in graph.initializers.items() if name not in known]
+    rendered += [fresh for value in added if (fresh := _replacement(value)) is not None]
+    changed = len(rendered) != len(proto.initializer) or any(
+        after is not before for after, before in zip(rendered, proto.initializer, strict=False)
+    )
+    if changed:
+        kept = [onnx.TensorProto.FromString(t.SerializeToString()) for t in rendered]
+        del proto.initializer[:]
+        proto.initializer.extend(kept)
+
+
+def _replacement(value: ir.Value) -> onnx.TensorProto | None:
+    """The tensor that a pass gave an initializer, if one did."""
+    if value.const_value is None or value.meta.get("lipcompile.origin") is value.const_value:
+        return None
+    tensor: onnx.TensorProto = ir.to_proto(value.const_value)
+    tensor.name = value.name or ""
+    return tensor
 
 
 def _set_metadata(proto: onnx.ModelProto, metadata: Mapping[str, str | None]) -> None:
