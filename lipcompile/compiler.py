@@ -6,8 +6,7 @@ load -> find sites -> calibrate -> thresholds -> rewrite -> check -> save
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,20 +22,15 @@ from lipcompile.calibration.scan import (
 )
 from lipcompile.calibration.table import CalibrationTable, load_table
 from lipcompile.checks import check_outputs, check_structure
-from lipcompile.errors import (
-    DataError,
-    ModelError,
-    OptionError,
-    OutputError,
-)
-from lipcompile.forged import ForgedFunction, make_form
-from lipcompile.linear_layers import LinearLayer
+from lipcompile.errors import ModelError, OptionError, OutputError
+from lipcompile.forged import ForgedFunction, Target, check_target, make_form
+from lipcompile.forging import forge, thresholds_of
+from lipcompile.layer_cr import LayerCr, read_cr_file
 from lipcompile.model_io import LoadedModel
-from lipcompile.passes.insert_forged import InsertForged, SitePlan, plan_site
-from lipcompile.provenance import is_hardened, make_provenance
+from lipcompile.provenance import is_hardened
 from lipcompile.results import HardenResult, layer_rows
 from lipcompile.runtime import RuntimeOptions
-from lipcompile.sites import Selection, Selector, Site, find_sites, require_sites
+from lipcompile.sites import Selection, Selector, find_sites, require_sites
 from lipcompile.thresholds import parse_cr
 
 
@@ -46,7 +40,9 @@ def harden(
     *,
     table: CalibrationTable | str | os.PathLike[str] | None = None,
     cr: float | str = 2**-7,
+    cr_by_layer: Mapping[str, float | str] | str | os.PathLike[str] | None = None,
     form: ForgedFunction | str = "smooth",
+    target: Target = "portable",
     selector: Selector | None = None,
     scan: ScanOptions | None = None,
     runtime: RuntimeOptions | None = None,
@@ -69,7 +65,11 @@ def harden(
         table: A calibration table, or its path, in place of a new scan. With `calib`, up to
             256 samples are run to compare outputs; the thresholds come from the table.
         cr: Relative threshold c_r with 0 < c_r < 1, as a number or like "2^-7".
-        form: "smooth", "hard", or a `ForgedFunction`.
+        cr_by_layer: c_r of the layers whose name a pattern matches, or a TOML or JSON file of
+            such; the others have `cr`.
+        form: "smooth", "hard", "soft", or a `ForgedFunction`.
+        target: Where the model will run: "portable", "ort-cpu", "ort-cuda" or "tensorrt". It
+            changes how a form is written, never what it computes.
         selector: Which layers are wanted.
         scan: How to read the data.
         runtime: Execution providers and threads.
@@ -87,7 +87,8 @@ def harden(
         LipCompileError: See `lipcompile.errors`. No model was written; on `Interrupted` the
             partial table was, and where writing the model failed, `save_table`.
     """
-    c_r = parse_cr(cr)
+    c_r = _layer_cr(cr, cr_by_layer)
+    target = check_target(target)
     chosen = make_form(form) if isinstance(form, str) else form
     if calib is None and table is None:
         raise OptionError(
@@ -95,10 +96,12 @@ def harden(
         )
     targets = _Targets.named(model, output, save_table, dry_run)
     targets.check(force, model_io.paths_among(model, table, calib))
-    task = _open(model, selector, chosen, c_r, runtime or RuntimeOptions(), force)
+    task = _open(model, selector, runtime or RuntimeOptions(), force)
+    c_r.assign(task.selection)  # before any long work
     measured, probes = _measure(task, calib, table, scan or ScanOptions(), targets, progress)
-    plans = _plan(task, measured)
-    proto = _rewrite(task, plans, measured)
+    thresholds = thresholds_of(task.selection, measured, c_r, chosen)
+    forging = forge(task.loaded, thresholds, chosen, target, measured, c_r)
+    proto = forging.proto
     check_structure(task.loaded, proto)
     agreement = check_outputs(task.loaded, proto, probes, task.runtime)
     files = targets.write(task.loaded, proto, measured)
@@ -111,12 +114,22 @@ def harden(
         files=files,
         form=chosen,
         c_r=c_r,
+        target=target,
         table=measured,
-        rows=layer_rows(task.selection, plans),
+        rows=layer_rows(task.selection, forging.plans),
         agreement=agreement,
         inlined=task.loaded.inlined,
         dry_run=dry_run,
     )
+
+
+def _layer_cr(
+    cr: float | str, by_layer: Mapping[str, float | str] | str | os.PathLike[str] | None
+) -> LayerCr:
+    if isinstance(by_layer, (str, os.PathLike)):
+        by_layer = read_cr_file(Path(by_layer))
+    patterns = {pattern: parse_cr(value) for pattern, value in (by_layer or {}).items()}
+    return LayerCr(parse_cr(cr), patterns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,16 +138,12 @@ class _Task:
 
     loaded: LoadedModel
     selection: Selection
-    form: ForgedFunction
-    c_r: float
     runtime: RuntimeOptions
 
 
 def _open(
     model: object,
     selector: Selector | None,
-    form: ForgedFunction,
-    c_r: float,
     runtime: RuntimeOptions,
     force: bool,
 ) -> _Task:
@@ -146,7 +155,7 @@ def _open(
         )
     selection = find_sites(loaded.graph_ir, selector)
     require_sites(selection, loaded.name)
-    return _Task(loaded, selection, form, c_r, runtime)
+    return _Task(loaded, selection, runtime)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,38 +222,3 @@ def _measure(
     running = prepare_scan(loaded, sites, calib, options, task.runtime)
     run_scan(running, default_table(loaded.name, targets.model), progress)
     return given or running.table, running.probe
-
-
-def _plan(task: _Task, table: CalibrationTable) -> tuple[SitePlan, ...]:
-    plans = []
-    ranges = {row.tensor: row.absmax for row in table.sites}
-    for site in task.selection.sites:
-        absmax = ranges[site.tensor]
-        if absmax == 0.0:
-            raise _dead(site, table)
-        try:
-            c = task.c_r * absmax
-            plans.append(plan_site(site, absmax, c, task.form, task.loaded.opset))
-        except DataError as error:
-            raise DataError(f"{_name(site.layers[0])}: {error}") from error
-    return tuple(plans)
-
-
-def _dead(site: Site, table: CalibrationTable) -> DataError:
-    layer = site.layers[0]
-    return DataError(
-        f"{_name(layer)}: calibration maximum is 0.0 over {table.data.samples} samples, so "
-        f"the threshold would be 0; the input '{site.tensor}' may be dead: pass --exclude "
-        f"'{re.escape(layer.name)}', or calibrate on other data"
-    )
-
-
-def _name(layer: LinearLayer) -> str:
-    return f"layer '{layer.name}' ({layer.node.op_type})"
-
-
-def _rewrite(task: _Task, plans: tuple[SitePlan, ...], table: CalibrationTable) -> Any:
-    loaded = task.loaded
-    forged = InsertForged(task.form, plans)(loaded.graph_ir)
-    metadata = make_provenance(loaded, table, task.form, task.c_r, plans, forged)
-    return model_io.render(loaded.proto, loaded.graph_ir, metadata)

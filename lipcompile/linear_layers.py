@@ -14,7 +14,15 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from lipcompile.attributes import integer
-from lipcompile.ops import LINEAR_OPS, MARK, QDQ, RANDOM, STANDARD_DOMAINS, UNSUPPORTED_LINEAR
+from lipcompile.ops import (
+    LINEAR_OPS,
+    MARK,
+    QDQ,
+    RANDOM,
+    STANDARD_DOMAINS,
+    UNSUPPORTED_LINEAR,
+    commutes,
+)
 
 _Verdict = tuple[str, str]  # code and reason of a refusal
 
@@ -184,7 +192,6 @@ def _classify(
 
 
 def _obstacle(data: ir.Value, dtype: str | None) -> _Verdict | None:
-    producer = data.producer()
     if dtype is None:
         hint = "run onnx.shape_inference first"
         return "unknown-type", f"the element type of its weight cannot be told: {hint}"
@@ -192,7 +199,7 @@ def _obstacle(data: ir.Value, dtype: str | None) -> _Verdict | None:
         return "integer", f"works on {dtype}, and forged functions on floats"
     if data.is_graph_input():
         return "graph-input", "is fed by a graph input, not by an activation"
-    if producer is not None and is_forged(producer):
+    if _reads_forged(data):
         return "already-hardened", "its input is forged already"
     return None
 
@@ -210,6 +217,15 @@ def _unsupported(node: ir.Node, constants: Constants) -> _Verdict | None:
 def is_forged(node: ir.Node) -> bool:
     """Whether LipCompile wrote or rewrote this node."""
     return (node.name or "").startswith(f"{MARK}/") or f"{MARK}.form" in node.metadata_props
+
+
+def _reads_forged(data: ir.Value) -> bool:
+    """Whether `data` is a forged tensor, or one that was rearranged or pooled since."""
+    node = data.producer()
+    while node is not None and not is_forged(node):
+        source = node.inputs[0] if commutes(node) else None
+        node = source.producer() if source is not None else None
+    return node is not None
 
 
 def layer_name(node: ir.Node) -> str:

@@ -49,6 +49,9 @@ SHAPE_ONLY = _names(
     "Identity Reshape Flatten Transpose Squeeze Unsqueeze Expand Slice Split Gather Dropout "
     "DepthToSpace SpaceToDepth Tile Concat Pad"
 )
+# Only rearrange the elements of their first input: a function of each element alone may be
+# computed before them as well. Before MaxPool, if it grows with its argument.
+REARRANGES = _names("Reshape Flatten Transpose Squeeze Unsqueeze Identity")
 # Act on each element alone (or interpolate between elements) once other operands are constant.
 AFFINE_WITH_CONSTANT = _names(
     "Add Sub Mul Div Neg Cast CastLike BatchNormalization QuantizeLinear DequantizeLinear "
@@ -82,7 +85,6 @@ RANDOM = _names(
 )
 QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
 STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
-_QUANTISERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 # Prefix of every node and value that LipCompile inserts, and of its metadata keys.
 MARK = "lipcompile"
 
@@ -92,5 +94,12 @@ def standard_op(node: ir.Node) -> str:
 
     A local function, or an operator of another domain, may bear the name of a standard one.
     """
-    own = node.domain in STANDARD_DOMAINS or node.op_type in _QUANTISERS
+    own = node.domain in STANDARD_DOMAINS or node.op_type in QDQ
     return node.op_type if own else ""
+
+
+def commutes(node: ir.Node) -> bool:
+    """Whether a form may be computed on the node's first input instead of its output."""
+    if standard_op(node) == "MaxPool":  # its indices are no function of what a form gives
+        return len(node.outputs) == 1
+    return standard_op(node) in REARRANGES

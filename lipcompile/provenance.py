@@ -2,60 +2,70 @@
 
 lipcompile.version   version of LipCompile
 lipcompile.source    digest of the model before hardening
+lipcompile.file      SHA-256 of that model's file, where it was one
 lipcompile.table     digest of the calibration table
 lipcompile.data      number and digest of the calibration samples, and whether they are random
-lipcompile.form      "smooth" or "hard"; lipcompile.a, lipcompile.b where the form has them
-lipcompile.c_r       relative threshold
-lipcompile.sites     JSON: per site its layers, tensors, absmax, c and encoding
+lipcompile.variant   "forged" or "weight"
+lipcompile.form      "smooth", "hard" or "soft"; lipcompile.a, lipcompile.b where the form has
+                     them; absent for variant "weight"
+lipcompile.c_r       relative threshold of layers without one of their own
+lipcompile.c_r_by_layer  JSON: layer patterns and their c_r, where there were any
+lipcompile.sites     JSON: per site its layers, tensors, absmax, c, encoding, and its edits
+lipcompile.zero_rate, lipcompile.columns, lipcompile.dropped   variant "weight": the rate, and
+                     as JSON the zeroed columns per layer and the channels that were removed
 lipcompile.inlined   local functions that were inlined, where there were any
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lipcompile.calibration.table import CalibrationTable
 from lipcompile.errors import ModelError
 from lipcompile.forged import ForgedFunction
+from lipcompile.layer_cr import LayerCr
 from lipcompile.model_io import LoadedModel
 from lipcompile.ops import MARK
-from lipcompile.passes.insert_forged import SitePlan
+from lipcompile.passes.insert_forged import Forged
 from lipcompile.version import __version__
 
 SITES = f"{MARK}.sites"
+COLUMNS = f"{MARK}.columns"
+DROPPED = f"{MARK}.dropped"
+SOURCE_FILE = f"{MARK}.file"
 _INLINED = f"{MARK}.inlined"
 
 
 def is_hardened(metadata: Mapping[str, str]) -> bool:
-    return SITES in metadata
+    return SITES in metadata or COLUMNS in metadata
 
 
 def read_sites(metadata: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The site records of a hardened model, or [].
+    """The site records of a hardened model, or []; see `read_records`."""
+    return read_records(metadata, SITES)
+
+
+def read_records(metadata: Mapping[str, str], key: str) -> list[dict[str, Any]]:
+    """The records of a hardened model under `key`, or [].
 
     Raises:
         ModelError: The provenance is damaged.
     """
     try:
-        records = json.loads(metadata.get(SITES, "[]"))
+        records = json.loads(metadata.get(key, "[]"))
         if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
             raise ValueError("not a list of objects")
     except (ValueError, RecursionError) as error:
         raise ModelError(
-            f"metadata '{SITES}' is damaged ({error}): harden the original model again"
+            f"metadata '{key}' is damaged ({error}): harden the original model again"
         ) from error
     return records
 
 
 def make_provenance(
-    source: LoadedModel,
-    table: CalibrationTable,
-    form: ForgedFunction,
-    c_r: float,
-    plans: tuple[SitePlan, ...],
-    forged: Mapping[str, str],
+    source: LoadedModel, table: CalibrationTable, c_r: LayerCr, variant: Mapping[str, str]
 ) -> dict[str, str | None]:
     """The metadata to add to `source`; None drops a key of an earlier form.
 
@@ -64,14 +74,10 @@ def make_provenance(
     Args:
         source: The model that was hardened.
         table: Where its maxima came from.
-        form: The forged function.
-        c_r: Relative threshold.
-        plans: What was done at each site.
-        forged: For each site tensor the tensor that holds f_c of it.
+        c_r: Relative thresholds.
+        variant: What only this variant says: `forged_keys` or `weight_keys`.
     """
     before = source.metadata
-    records = read_sites(before)
-    records += [_record(plan, form, c_r, forged[plan.site.tensor]) for plan in plans]
     data = {
         "kind": "random" if table.data.kind == "random" else "given",
         "samples": table.data.samples,
@@ -82,11 +88,14 @@ def make_provenance(
         f"{MARK}.source": before.get(f"{MARK}.source", source.digest),
         f"{MARK}.table": table.digest,
         f"{MARK}.data": json.dumps(data),
-        f"{MARK}.form": form.name,
-        f"{MARK}.c_r": repr(c_r),
-        SITES: json.dumps(records),
+        f"{MARK}.c_r": repr(c_r.default),
+        **variant,
     }
-    metadata |= {f"{MARK}.{k}": repr(v) for k, v in form.parameters().items()}
+    file = before.get(SOURCE_FILE) if is_hardened(before) else source.file_digest
+    if file is not None:
+        metadata[SOURCE_FILE] = file
+    if c_r.patterns:
+        metadata[f"{MARK}.c_r_by_layer"] = json.dumps(dict(c_r.patterns))
     inlined = json.dumps(list(source.inlined)) if source.inlined else before.get(_INLINED)
     if inlined is not None:
         metadata[_INLINED] = inlined
@@ -95,15 +104,30 @@ def make_provenance(
     return metadata
 
 
-def _record(plan: SitePlan, form: ForgedFunction, c_r: float, forged: str) -> dict[str, Any]:
-    return {
+def forged_keys(
+    source: LoadedModel, form: ForgedFunction, forged: Iterable[Forged]
+) -> dict[str, str]:
+    """What a forged model says of its form and sites, those of an earlier run included."""
+    records = read_sites(source.metadata) + [_record(item, form) for item in forged]
+    parameters = {f"{MARK}.{k}": repr(v) for k, v in form.parameters().items()}
+    named = {f"{MARK}.variant": "forged", f"{MARK}.form": form.name}
+    return {**named, SITES: json.dumps(records), **parameters}
+
+
+def _record(item: Forged, form: ForgedFunction) -> dict[str, Any]:
+    plan = item.plan
+    record = {
         "layers": [layer.name for layer in plan.site.layers],
         "tensor": plan.site.tensor,
-        "forged": forged,
+        "at": plan.anchor.name,
+        "forged": item.tensor,
         "form": form.name,
         **form.parameters(),
-        "c_r": c_r,
-        "absmax": plan.absmax,
+        "c_r": plan.threshold.c_r,
+        "absmax": plan.threshold.absmax,
         "c": plan.c,
+        "target": plan.target,
+        "way": plan.encoding.way,
         "encoding": plan.encoding.label,
     }
+    return record | ({"changes": list(item.changes)} if item.changes else {})

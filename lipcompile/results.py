@@ -9,9 +9,10 @@ from typing import Any
 
 from lipcompile.calibration.table import CalibrationTable
 from lipcompile.checks import Agreement
-from lipcompile.forged import ForgedFunction
+from lipcompile.forged import ForgedFunction, Target
+from lipcompile.layer_cr import LayerCr
 from lipcompile.linear_layers import LinearLayer, Refusal
-from lipcompile.passes.insert_forged import SitePlan
+from lipcompile.placement import SitePlan
 from lipcompile.sites import Selection, Site
 from lipcompile.text import count, number, percent, power_of_two, table
 
@@ -30,6 +31,7 @@ class LayerRow:
         dtype: Element type of the site.
         weight: How its weight is stored.
         absmax: Calibrated max |x| at the site, if known.
+        c_r: Relative threshold, if known.
         c: Threshold, if known.
         encoding: Operators that compute the forged function, if chosen.
         code: Refusal in one word; None for a selected layer.
@@ -43,6 +45,7 @@ class LayerRow:
     dtype: str | None = None
     weight: str | None = None
     absmax: float | None = None
+    c_r: float | None = None
     c: float | None = None
     encoding: str | None = None
     code: str | None = None
@@ -51,11 +54,11 @@ class LayerRow:
 
 def layer_rows(selection: Selection, plans: Sequence[SitePlan] = ()) -> tuple[LayerRow, ...]:
     """One row per linear layer, in graph order."""
-    by_tensor = {plan.site.tensor: plan for plan in plans}
+    by_layer = {layer.name: plan for plan in plans for layer in plan.site.layers}
     rows = [(r.position, _refused(r)) for r in selection.refusals]
     for site in selection.sites:
-        plan = by_tensor.get(site.tensor)
-        rows += [(layer.position, _selected(layer, site, plan)) for layer in site.layers]
+        for layer in site.layers:
+            rows.append((layer.position, _selected(layer, site, by_layer.get(layer.name))))
     return tuple(row for _, row in sorted(rows, key=lambda item: item[0]))
 
 
@@ -73,7 +76,8 @@ def _selected(layer: LinearLayer, site: Site, plan: SitePlan | None) -> LayerRow
         tensor=site.tensor,
         dtype=site.dtype,
         weight=layer.weight_form,
-        absmax=plan.absmax if plan else None,
+        absmax=plan.threshold.absmax if plan else None,
+        c_r=plan.threshold.c_r if plan else None,
         c=plan.c if plan else None,
         encoding=plan.encoding.label if plan else None,
     )
@@ -90,7 +94,8 @@ class HardenResult:
         output: The file that was written, if any.
         files: Every file that was written, the model first.
         form: The forged function.
-        c_r: Relative threshold.
+        c_r: Relative thresholds.
+        target: What the encodings were chosen for.
         table: The calibration table.
         rows: One row per linear layer, in graph order.
         agreement: Outputs against the original's, or None without calibration data.
@@ -103,7 +108,8 @@ class HardenResult:
     output: Path | None
     files: tuple[Path, ...]
     form: ForgedFunction
-    c_r: float
+    c_r: LayerCr
+    target: Target
     table: CalibrationTable
     rows: tuple[LayerRow, ...]
     agreement: Agreement | None
@@ -116,7 +122,9 @@ class HardenResult:
             "output": str(self.output) if self.output else None,
             "files": [str(path) for path in self.files],
             "form": {"name": self.form.name, **self.form.parameters()},
-            "c_r": self.c_r,
+            "c_r": self.c_r.default,
+            "c_r_by_layer": dict(self.c_r.patterns),
+            "target": self.target,
             "layers": [asdict(row) for row in self.rows],
             "agreement": self.agreement.to_json() if self.agreement else None,
             "inlined": list(self.inlined),
@@ -137,7 +145,10 @@ class HardenResult:
     def _headline(self) -> str:
         parameters = ", ".join(f"{k} = {v:g}" for k, v in self.form.parameters().items())
         form = self.form.name + (f" ({parameters})" if parameters else "")
-        return f"{self.name}: form {form}, c_r = {power_of_two(self.c_r)}"
+        line = f"{self.name}: form {form}, c_r = {power_of_two(self.c_r.default)}"
+        if self.c_r.patterns:
+            line += f" ({count(self.c_r.patterns, 'pattern')} with one of their own)"
+        return line if self.target == "portable" else f"{line}, target {self.target}"
 
     @staticmethod
     def _cells(row: LayerRow) -> tuple[str, ...]:

@@ -222,7 +222,7 @@ def _check_patterns(
             if not any(re.search(pattern, name) for name in names):
                 raise SelectionError(
                     f"--{flag} '{pattern}' matches none of {len(names)} linear layers: "
-                    f"{_nearest(pattern, names)}"
+                    f"{nearest_names(pattern, names)}"
                 )
     for op_type in selector.op_types:
         if op_type not in {op for _, op in known}:
@@ -232,7 +232,8 @@ def _check_patterns(
             )
 
 
-def _nearest(pattern: str, names: Sequence[str]) -> str:
+def nearest_names(pattern: str, names: Sequence[str]) -> str:
+    """A clause that helps someone whose pattern matched nothing."""
     near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.0)
     return (
         "the nearest are " + ", ".join(f"'{name}'" for name in near) if near else "it has none"

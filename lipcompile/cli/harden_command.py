@@ -9,7 +9,7 @@ import click
 from lipcompile.cli.options import DATA_HELP, scanning_flags, scanning_options
 from lipcompile.cli.show import progress, show
 from lipcompile.compiler import harden
-from lipcompile.forged import FORMS, make_form
+from lipcompile.forged import FORMS, TARGETS, make_form
 
 
 @click.command("harden")
@@ -30,6 +30,12 @@ from lipcompile.forged import FORMS, make_form
     help="Relative threshold: c = X * largest activation. Also 2**-7, 1/128, 0.0078125.",
 )
 @click.option(
+    "--cr-file",
+    "cr_by_layer",
+    metavar="FILE",
+    help='c_r per layer, in TOML or JSON: lines like "layer4" = "2^-8".',
+)
+@click.option(
     "--form",
     type=click.Choice(list(FORMS)),
     default="smooth",
@@ -38,6 +44,13 @@ from lipcompile.forged import FORMS, make_form
 )
 @click.option("--a", type=float, metavar="X", help="Steepness of smooth.  [default: 10]")
 @click.option("--b", type=float, metavar="X", help="Where smooth opens, in c.  [default: 1]")
+@click.option(
+    "--target",
+    type=click.Choice(TARGETS),
+    default="portable",
+    show_default=True,
+    help="Where the model will run: how forms are written, not what they compute.",
+)
 @click.option(
     "-o",
     "--output",

@@ -6,10 +6,13 @@ from lipcompile.errors import OptionError
 from lipcompile.forged.base import Emitter, Encoding, EncodingContext, ForgedFunction
 from lipcompile.forged.hard import Hard
 from lipcompile.forged.smooth import Smooth
+from lipcompile.forged.soft import Soft
+from lipcompile.forged.targets import TARGETS, Target, check_target
 
 FORMS: dict[str, type[ForgedFunction]] = {
     Smooth.name: Smooth,
     Hard.name: Hard,
+    Soft.name: Soft,
 }
 
 
@@ -21,7 +24,7 @@ def make_form(name: str, **parameters: float | None) -> ForgedFunction:
             value.
     """
     if name not in FORMS:
-        raise OptionError(f"form '{name}' is unknown: use {' or '.join(FORMS)}")
+        raise OptionError(f"form '{name}' is unknown: use {', '.join(FORMS)}")
     given = {key: value for key, value in parameters.items() if value is not None}
     known = FORMS[name]().parameters()
     for key in given:
@@ -35,11 +38,15 @@ def make_form(name: str, **parameters: float | None) -> ForgedFunction:
 
 __all__ = [
     "FORMS",
+    "TARGETS",
     "Emitter",
     "Encoding",
     "EncodingContext",
     "ForgedFunction",
     "Hard",
     "Smooth",
+    "Soft",
+    "Target",
+    "check_target",
     "make_form",
 ]

@@ -5,14 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Literal, final
 
 import ml_dtypes  # noqa: F401  (makes NumPy know "bfloat16")
 import numpy as np
 import onnx_ir as ir
 
 from lipcompile.errors import DataError
+from lipcompile.forged.targets import Target
 from lipcompile.ops import MARK
+
+Way = Literal["insert", "relu", "bias"]
+# Targets that compute convolutions in a blocked layout, which arithmetic with scalars leaves.
+_BLOCKED = frozenset({"portable", "ort-cpu"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,10 @@ class EncodingContext:
             site then has three axes or more.
         replaceable_relu: The site is the output of a Relu that nothing but forged layers
             reads.
+        shiftable: The same of a Relu, or of a Clip from 0, and a bias that can be edited is
+            added to what it reads.
+        target: Where the model will run.
+        c: The threshold, where it is known.
     """
 
     dtype: str
@@ -34,6 +43,19 @@ class EncodingContext:
     nonnegative: bool = False
     channels: int | None = None
     replaceable_relu: bool = False
+    shiftable: bool = False
+    target: Target = "portable"
+    c: float | None = None
+
+    @property
+    def blocked(self) -> int | None:
+        """`channels`, where the target keeps such a tensor in a blocked layout."""
+        return self.channels if self.target in _BLOCKED else None
+
+    @property
+    def has_shrink(self) -> bool:
+        """Whether ONNX's Shrink takes the site's type."""
+        return self.opset >= 9 and self.dtype != "bfloat16"
 
 
 class Emitter:
@@ -58,6 +80,17 @@ class Emitter:
         array = np.full(() if length is None else length, number, dtype=dtype)
         return self("Constant", attributes={"value": ir.tensor(array)})
 
+    def affine(
+        self, x: ir.Value, scale: float, shift: float, dtype: str, channels: int
+    ) -> ir.Value:
+        """scale * x + shift as one BatchNormalization with the same row in every channel.
+
+        ONNX Runtime computes it, unlike Mul and Add with a scalar, in its blocked layout: as a
+        depthwise convolution, with the activation behind it fused in.
+        """
+        rows = (self.constant(value, dtype, channels) for value in (scale, shift, 0.0, 1.0))
+        return self("BatchNormalization", x, *rows, attributes={"epsilon": 0.0})
+
     def cast(self, value: ir.Value, dtype: str) -> ir.Value:
         to = ir.DataType.from_numpy(np.dtype(dtype)).value
         return self("Cast", value, attributes={"to": to})
@@ -74,13 +107,15 @@ class Encoding:
 
     Attributes:
         label: The operators, as shown to the user: "Abs, Greater, Where".
-        build: Emits the nodes for (emitter, site value, c) and returns the forged value.
-        replaces_relu: The nodes take the Relu's input, and stand in its place.
+        build: Emits the nodes for (emitter, x, c) and returns the forged value, where x is
+            the site's value, or what the Relu reads; None for way "bias".
+        way: "insert" nodes behind the site, write one in place of its "relu", or shift the
+            "bias" that is added in front of it by -c, with no node at all.
     """
 
     label: str
-    build: Callable[[Emitter, ir.Value, float], ir.Value]
-    replaces_relu: bool = False
+    build: Callable[[Emitter, ir.Value, float], ir.Value] | None
+    way: Way = "insert"
 
 
 @dataclass(frozen=True, slots=True)

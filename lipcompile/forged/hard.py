@@ -15,6 +15,8 @@ from lipcompile.forged.base import Emitter, Encoding, EncodingContext, ForgedFun
 # through a Cast that it inserts itself).
 _THRESHOLDED_RELU_TYPES = frozenset({"float16", "float32"})
 
+_SMALLEST_STEP = 2.0**-100  # below, the slope would overflow
+
 
 @dataclass(frozen=True, slots=True)
 class Hard(ForgedFunction):
@@ -41,33 +43,70 @@ class Hard(ForgedFunction):
         return (c,)
 
     def encoding(self, context: EncodingContext) -> Encoding:
+        if context.target == "ort-cpu" and _steps(context):
+            return _gated(context)
         if context.opset >= 10 and context.dtype in _THRESHOLDED_RELU_TYPES:
             if context.replaceable_relu:
-                return Encoding(
-                    "Relu -> ThresholdedRelu", _thresholded_relu, replaces_relu=True
-                )
+                return Encoding("Relu -> ThresholdedRelu", _thresholded_relu, way="relu")
             if context.nonnegative:
                 return Encoding("ThresholdedRelu", _thresholded_relu)
-        # Relu and Where know bfloat16 only from opset 14 and 16 on; float32 holds it exactly.
-        through = "float32" if context.dtype == "bfloat16" else context.dtype
-        operators = [] if context.nonnegative else ["Abs"]
-        operators += ["Greater", "Where"] if context.opset >= 9 else ["Greater", "Cast", "Mul"]
-        if through != context.dtype:
-            operators = ["Cast", *operators, "Cast"]
-
-        def build(emit: Emitter, x: ir.Value, c: float) -> ir.Value:
-            wide = x if through == context.dtype else emit.cast(x, through)
-            magnitude = wide if context.nonnegative else emit("Abs", wide)
-            keep = emit("Greater", magnitude, emit.constant(c, through))
-            if context.opset >= 9:
-                kept = emit("Where", keep, wide, emit.constant(0.0, through))
-            else:
-                kept = emit("Mul", wide, emit.cast(keep, through))
-            return kept if through == context.dtype else emit.cast(kept, context.dtype)
-
-        return Encoding(", ".join(operators), build)
+        if context.target == "ort-cuda" and context.has_shrink:
+            return Encoding("Shrink", _shrink)
+        return _selected(context)
 
 
 def _thresholded_relu(emit: Emitter, x: ir.Value, c: float) -> ir.Value:
     """x if x > c else 0: exact on x >= 0, and on what a Relu would read."""
     return emit("ThresholdedRelu", x, attributes={"alpha": c})
+
+
+def _shrink(emit: Emitter, x: ir.Value, c: float) -> ir.Value:
+    return emit("Shrink", x, attributes={"lambd": c, "bias": 0.0})
+
+
+def _selected(context: EncodingContext) -> Encoding:
+    """Greater and Where, which every runtime has."""
+    # Relu and Where know bfloat16 only from opset 14 and 16 on; float32 holds it exactly.
+    through = "float32" if context.dtype == "bfloat16" else context.dtype
+    operators = [] if context.nonnegative else ["Abs"]
+    operators += ["Greater", "Where"] if context.opset >= 9 else ["Greater", "Cast", "Mul"]
+    if through != context.dtype:
+        operators = ["Cast", *operators, "Cast"]
+
+    def build(emit: Emitter, x: ir.Value, c: float) -> ir.Value:
+        wide = x if through == context.dtype else emit.cast(x, through)
+        magnitude = wide if context.nonnegative else emit("Abs", wide)
+        keep = emit("Greater", magnitude, emit.constant(c, through))
+        if context.opset >= 9:
+            kept = emit("Where", keep, wide, emit.constant(0.0, through))
+        else:
+            kept = emit("Mul", wide, emit.cast(keep, through))
+        return kept if through == context.dtype else emit.cast(kept, context.dtype)
+
+    return Encoding(", ".join(operators), build)
+
+
+def _steps(context: EncodingContext) -> bool:
+    """Whether a HardSigmoid of slope 2^k can be a step at c: in float32, c not tiny."""
+    return context.dtype == "float32" and (context.c is None or context.c >= _SMALLEST_STEP)
+
+
+def _gated(context: EncodingContext) -> Encoding:
+    """x * HardSigmoid(|x|) with a slope so steep that nothing lies on it.
+
+    With c in [2^e, 2^(e+1)) and slope s = 2^(23-e), neighbouring float32 numbers around c are
+    1 apart after scaling. Both s * |x| and s * c are exact, and their difference is at least 1
+    for the next number above c, so that min(max(s * |x| - s * c, 0), 1) is 1 above c and 0 up
+    to it.
+    ONNX Runtime computes HardSigmoid and Mul in its blocked layout, and fast. A runtime that
+    computes in 16 bits would overflow, so no other target has this encoding.
+    """
+    operators = [*([] if context.nonnegative else ["Abs"]), "HardSigmoid", "Mul"]
+
+    def build(emit: Emitter, x: ir.Value, c: float) -> ir.Value:
+        magnitude = x if context.nonnegative else emit("Abs", x)
+        slope = math.ldexp(1.0, 24 - math.frexp(c)[1])
+        ramp = {"alpha": slope, "beta": -slope * c}
+        return emit("Mul", x, emit("HardSigmoid", magnitude, attributes=ramp))
+
+    return Encoding(", ".join(operators), build)

@@ -21,9 +21,8 @@ class Smooth(ForgedFunction):
     * c half of the activation is left. The gate is computed in float32 for the 16-bit types,
     whose own resolution near a * b would move it by several percent.
 
-    In front of a convolution the gate's argument is one BatchNormalization with the same scale
-    a / c and shift -a * b in every channel: ONNX Runtime computes it, unlike Mul and Sub with
-    a scalar, in its blocked layout, so that no reordering surrounds the form.
+    In front of a convolution the gate's argument is one BatchNormalization with scale a / c
+    and shift -a * b (`Emitter.affine`), so that no reordering surrounds the form.
 
     Attributes:
         a: Steepness of the gate, > 0, no unit.
@@ -67,7 +66,7 @@ class Smooth(ForgedFunction):
 
     def encoding(self, context: EncodingContext) -> Encoding:
         through = self.working_type(context.dtype)
-        affine = ["BatchNormalization"] if context.channels else ["Mul", "Sub"]
+        affine = ["BatchNormalization"] if context.blocked else ["Mul", "Sub"]
         operators = [*([] if context.nonnegative else ["Abs"]), *affine, "Sigmoid", "Mul"]
         if through != context.dtype:
             operators = ["Cast", *operators, "Cast"]
@@ -75,7 +74,7 @@ class Smooth(ForgedFunction):
         def build(emit: Emitter, x: ir.Value, c: float) -> ir.Value:
             wide = x if through == context.dtype else emit.cast(x, through)
             magnitude = wide if context.nonnegative else emit("Abs", wide)
-            argument = self._argument(emit, magnitude, c, through, context.channels)
+            argument = self._argument(emit, magnitude, c, through, context.blocked)
             forged = emit("Mul", wide, emit("Sigmoid", argument))
             return forged if through == context.dtype else emit.cast(forged, context.dtype)
 
@@ -89,5 +88,4 @@ class Smooth(ForgedFunction):
         if channels is None:
             scaled = emit("Mul", magnitude, emit.constant(scale, dtype))
             return emit("Sub", scaled, emit.constant(shift, dtype))
-        rows = (emit.constant(v, dtype, channels) for v in (scale, -shift, 0.0, 1.0))
-        return emit("BatchNormalization", magnitude, *rows, attributes={"epsilon": 0.0})
+        return emit.affine(magnitude, scale, -shift, dtype, channels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ class LoadedModel:
         external: Where its external weights lie.
         digest: "sha256:..." of what it computes (`lipcompile.digest`).
         inlined: Names of the local functions that were inlined.
+        file_digest: SHA-256 of the file's bytes, in hexadecimal, for kind "path".
     """
 
     kind: Kind
@@ -50,6 +52,7 @@ class LoadedModel:
     external: tuple[ExternalRange, ...]
     digest: str
     inlined: tuple[str, ...]
+    file_digest: str | None = None
 
     @property
     def opset(self) -> int:
@@ -89,7 +92,7 @@ def load(model: object, base_dir: Path | None = None) -> LoadedModel:
         ModelError: Missing, empty, truncated or not ONNX; an opset below 7; external data that
             is missing or leaves the model's folder.
     """
-    kind, name, path, proto = _read(model)
+    kind, name, path, proto, file_digest = _read(model)
     check_is_model(proto, name)
     check_graphs(proto, name)
     graph_ir = to_ir(proto, name)
@@ -101,19 +104,22 @@ def load(model: object, base_dir: Path | None = None) -> LoadedModel:
     base_dir = path.parent if path else base_dir or _folder_of_weights(model)
     external = checked_ranges(graph_ir, base_dir)
     digest = _digest(graph_ir, external, name)
-    return LoadedModel(kind, name, path, base_dir, proto, graph_ir, external, digest, inlined)
+    return LoadedModel(
+        kind, name, path, base_dir, proto, graph_ir, external, digest, inlined, file_digest
+    )
 
 
-def _read(model: object) -> tuple[Kind, str, Path | None, onnx.ModelProto]:
+def _read(model: object) -> tuple[Kind, str, Path | None, onnx.ModelProto, str | None]:
     if isinstance(model, (str, os.PathLike)):
         path = Path(model)
-        return "path", path.name, path, _read_file(path)
+        return "path", path.name, path, *_read_file(path)
     if isinstance(model, onnx.ModelProto):
-        return "proto", model.graph.name or "model", None, model
+        return "proto", model.graph.name or "model", None, model, None
     if isinstance(model, ir.Model):
-        return "ir", model.graph.name or "model", None, _from_ir(model)
+        return "ir", model.graph.name or "model", None, _from_ir(model), None
     if type(model).__module__.partition(".")[0] == "onnx_graphsurgeon":
-        return "graphsurgeon", getattr(model, "name", "model"), None, _from_graphsurgeon(model)
+        name = getattr(model, "name", "model")
+        return "graphsurgeon", name, None, _from_graphsurgeon(model), None
     raise ModelError(
         f"a model of type '{type(model).__name__}' is not supported: pass a path, an "
         "onnx.ModelProto, an onnx_ir.Model or an onnx_graphsurgeon.Graph"
@@ -149,11 +155,13 @@ def _from_graphsurgeon(graph: object) -> onnx.ModelProto:
     return proto
 
 
-def _read_file(path: Path) -> onnx.ModelProto:
+def _read_file(path: Path) -> tuple[onnx.ModelProto, str]:
+    """The model, and the SHA-256 of its bytes."""
     proto = onnx.ModelProto()
     try:
         check_file(path)
-        proto.ParseFromString(path.read_bytes())
+        content = path.read_bytes()
+        proto.ParseFromString(content)
     except DecodeError as error:
         raise ModelError(
             f"'{path}' is not an ONNX model, or was cut short ({path.stat().st_size} bytes "
@@ -161,7 +169,7 @@ def _read_file(path: Path) -> onnx.ModelProto:
         ) from error
     except OSError as error:
         raise ModelError(f"'{path}' cannot be read ({error.strerror}): check it") from error
-    return proto
+    return proto, hashlib.sha256(content).hexdigest()
 
 
 def to_ir(proto: onnx.ModelProto, name: str) -> ir.Model:

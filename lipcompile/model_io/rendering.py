@@ -96,7 +96,7 @@ def _render_initializers(proto: onnx.GraphProto, graph: ir.Graph) -> None:
     for tensor in proto.initializer:
         value = graph.initializers.get(tensor.name)
         if value is not None:
-            rendered.append(_replacement(value) or tensor)
+            rendered.append(_replacement(value, tensor) or tensor)
     known = {tensor.name for tensor in proto.initializer}
     added = [value for name, value in graph.initializers.items() if name not in known]
     rendered += [fresh for value in added if (fresh := _replacement(value)) is not None]
@@ -109,12 +109,22 @@ def _render_initializers(proto: onnx.GraphProto, graph: ir.Graph) -> None:
         proto.initializer.extend(kept)
 
 
-def _replacement(value: ir.Value) -> onnx.TensorProto | None:
-    """The tensor that a pass gave an initializer, if one did."""
+def _replacement(
+    value: ir.Value, before: onnx.TensorProto | None = None
+) -> onnx.TensorProto | None:
+    """The tensor that a pass gave an initializer, if one did.
+
+    It is written the way `before` was, so that an edit that is taken back leaves no trace.
+    """
     if value.const_value is None or value.meta.get("lipcompile.origin") is value.const_value:
         return None
     tensor: onnx.TensorProto = ir.to_proto(value.const_value)
     tensor.name = value.name or ""
+    if before is not None and before.float_data and tensor.data_type == before.data_type:
+        tensor.float_data.extend(onnx.numpy_helper.to_array(tensor).ravel().tolist())
+        tensor.ClearField("raw_data")
+    if before is not None and before.HasField("doc_string"):
+        tensor.doc_string = before.doc_string
     return tensor
 
 

@@ -101,15 +101,18 @@ def surrogates(
     }
     producers = {value.name: node for node in graph for value in node.outputs}
     for record in read_sites(metadata):
-        tensor, forged = record["tensor"], record["forged"]
-        shape = _identity if gradient == "identity" else _Gate(float(record["c"]))
-        if tensor != forged:
-            found[forged] = Surrogate(tensor, shape)
+        anchor, forged = record.get("at", record["tensor"]), record["forged"]
+        c = float(record["c"])
+        shape = _identity if gradient == "identity" else _Gate(c)
+        if anchor != forged:
+            found[forged] = Surrogate(anchor, shape)
+        elif record.get("way") == "bias":  # relu(z - c), where z - c is what it reads
+            found[anchor] = Surrogate(None, _AfterRelu(shape, c))
         else:  # a ThresholdedRelu in place of a Relu
-            found[tensor] = Surrogate(None, _AfterRelu(shape))
-        if tensor not in producers or forged not in producers:
+            found[anchor] = Surrogate(None, _AfterRelu(shape))
+        if anchor not in producers or forged not in producers:
             raise ModelError(
-                f"the provenance names the tensors '{tensor}' and '{forged}', and the graph "
+                f"the provenance names the tensors '{anchor}' and '{forged}', and the graph "
                 "lacks one: a tool changed the file after it was hardened; use the file that "
                 "lipcompile harden wrote, or harden what the tool makes of the original"
             )
@@ -143,7 +146,10 @@ class _Gate:
 
 @dataclass(frozen=True, slots=True)
 class _AfterRelu:
+    """Of what a Relu reads, less `shift`: of the Relu as it was before it was forged."""
+
     surrogate: Callable[[torch.Tensor], torch.Tensor]
+    shift: float = 0.0
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self.surrogate(torch.relu(x))
+        return self.surrogate(torch.relu(x + self.shift))

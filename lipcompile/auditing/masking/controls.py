@@ -6,11 +6,8 @@ do nothing. With random thresholds it must not do better than with the calibrate
 
 from __future__ import annotations
 
-import json
-import math
 import operator
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -22,10 +19,8 @@ from lipcompile.auditing.masking.check import LEVEL, Check
 from lipcompile.auditing.statistics import mcnemar
 from lipcompile.auditing.victim import Settings, Victim, open_victim
 from lipcompile.errors import InputError, LipCompileError
-from lipcompile.forged import make_form
-from lipcompile.passes.insert_forged import InsertForged, plan_site
-from lipcompile.provenance import SITES, read_sites
-from lipcompile.sites import Selector, find_sites
+from lipcompile.provenance import read_sites
+from lipcompile.rebuild import rebuild_forged
 
 # Factors on the thresholds; the second is for float16, which holds nothing below 6e-8.
 _NEAR_ZERO = (2.0**-30, 2.0**-12)
@@ -110,26 +105,15 @@ def _placebo(campaign: Campaign, attack: Attack) -> Check:
 def _rebuild(campaign: Campaign, change: Callable[[float], float]) -> Victim | str:
     """The original hardened at the same sites with changed thresholds, or why not."""
     original, hardened = campaign.victims["original"], campaign.victims["hardened"]
-    records = read_sites(hardened.model.metadata)
-    if not records:
+    if not read_sites(hardened.model.metadata):
         return "the file has no LipCompile provenance to build it from"
     source = model_io.load(
         original.model.path or original.model.proto, original.model.base_dir
     )
-    sites = {site.tensor: site for site in find_sites(source.graph_ir, Selector("all")).sites}
     try:
-        for record in records:
-            parameters = {k: record[k] for k in ("a", "b") if k in record}
-            form, site = make_form(record["form"], **parameters), sites[record["tensor"]]
-            chosen = set(record["layers"])
-            site = replace(site, layers=tuple(x for x in site.layers if x.name in chosen))
-            c = change(float(record["c"]))
-            plan = plan_site(site, math.nan, c, form, source.opset)
-            forged = InsertForged(form, (plan,))(source.graph_ir)
-            record |= {"c": plan.c, "forged": forged[site.tensor]}
-    except (InputError, KeyError) as error:
+        proto = rebuild_forged(source, hardened.model.metadata, change)
+    except InputError as error:
         return f"it cannot be built: {error}"
-    proto = model_io.render(source.proto, source.graph_ir, {SITES: json.dumps(records)})
     try:
         rebuilt = model_io.load(proto, original.model.base_dir)
         return open_victim(

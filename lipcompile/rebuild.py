@@ -1,0 +1,100 @@
+"""Builds a hardened model once more, from its original and from what it says of itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from lipcompile import model_io
+from lipcompile.errors import ModelError
+from lipcompile.forged import ForgedFunction, make_form
+from lipcompile.forged.targets import check_target
+from lipcompile.model_io import LoadedModel
+from lipcompile.passes.insert_forged import InsertForged
+from lipcompile.placement import Threshold, plan_sites
+from lipcompile.provenance import SITES, read_sites
+from lipcompile.sites import Selector, Site, find_sites
+
+
+def rebuild_forged(
+    original: LoadedModel,
+    metadata: Mapping[str, str],
+    change: Callable[[float], float] = lambda c: c,
+) -> Any:
+    """The forged model that `metadata` describes, as an `onnx.ModelProto`.
+
+    Args:
+        original: The model before hardening, freshly loaded; its graph is edited.
+        metadata: Of the hardened model.
+        change: Applied to every threshold, for models that differ in nothing else.
+
+    Raises:
+        ModelError: The provenance does not fit the original.
+        InputError: It holds an illegal value.
+    """
+    records = read_sites(metadata)
+    try:
+        for batch in _batches(records):
+            form = _form(batch[0])
+            sites = _sites(original, batch)
+            thresholds = tuple(
+                _threshold(site, record, form, change)
+                for site, record in zip(sites, batch, strict=True)
+            )
+            target = check_target(batch[0].get("target", "portable"))
+            plans = plan_sites(thresholds, form, original.opset, target)
+            results = InsertForged(form, plans)(original.graph_ir)
+            for record, result in zip(batch, results, strict=True):
+                record |= {"c": result.plan.c, "forged": result.tensor}
+                record |= {"at": result.plan.anchor.name, "way": result.plan.encoding.way}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"the provenance does not fit the original ({type(error).__name__}: {error}): "
+            "name the model that was hardened"
+        ) from error
+    changed = {**metadata, SITES: json.dumps(records)}
+    return model_io.render(original.proto, original.graph_ir, changed)
+
+
+def _batches(records: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Records that were forged in one run: they share form, parameters and target."""
+    batches: list[list[dict[str, Any]]] = []
+    for record in records:
+        if batches and _run(batches[-1][0]) == _run(record):
+            batches[-1].append(record)
+        else:
+            batches.append([record])
+    return batches
+
+
+def _run(record: Mapping[str, Any]) -> tuple[object, ...]:
+    return tuple(record.get(key) for key in ("form", "a", "b", "target"))
+
+
+def _form(record: Mapping[str, Any]) -> ForgedFunction:
+    return make_form(record["form"], **{k: record[k] for k in ("a", "b") if k in record})
+
+
+def _sites(original: LoadedModel, records: list[dict[str, Any]]) -> list[Site]:
+    found = find_sites(original.graph_ir, Selector("all")).sites
+    by_tensor = {site.tensor: site for site in found}
+    sites = []
+    for record in records:
+        site, wanted = by_tensor[record["tensor"]], set(record["layers"])
+        layers = tuple(layer for layer in site.layers if layer.name in wanted)
+        if {layer.name for layer in layers} != wanted:
+            raise ValueError(f"'{record['tensor']}' does not feed all of {sorted(wanted)}")
+        sites.append(replace(site, layers=layers))
+    return sites
+
+
+def _threshold(
+    site: Site,
+    record: Mapping[str, Any],
+    form: ForgedFunction,
+    change: Callable[[float], float],
+) -> Threshold:
+    c = form.threshold(change(float(record["c"])), site.dtype)
+    return Threshold(site, float(record["absmax"]), float(record["c_r"]), c)
