@@ -6,13 +6,14 @@ load -> find sites -> calibrate -> thresholds -> rewrite -> check -> save
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lipcompile import model_io
-from lipcompile.calibration.calibrate import default_table, run_scan
+from lipcompile.calibration.calibrate import default_table, run_counting, run_scan
+from lipcompile.calibration.counting import check_readable_twice, prepare_counting
 from lipcompile.calibration.scan import (
     PROBE_SAMPLES,
     Probe,
@@ -23,15 +24,15 @@ from lipcompile.calibration.scan import (
 from lipcompile.calibration.table import CalibrationTable, load_table
 from lipcompile.checks import check_outputs, check_structure
 from lipcompile.errors import ModelError, OptionError, OutputError
-from lipcompile.forged import ForgedFunction, Target, check_target, make_form
-from lipcompile.forging import forge, thresholds_of
-from lipcompile.layer_cr import LayerCr, read_cr_file
+from lipcompile.forged import ForgedFunction, Hard, Target
+from lipcompile.forging import Forging, forge, thresholds_of
 from lipcompile.model_io import LoadedModel
-from lipcompile.provenance import is_hardened
+from lipcompile.provenance import COLUMNS, is_hardened
+from lipcompile.request import CrByLayer, Request, Variant, make_request
 from lipcompile.results import HardenResult, layer_rows
 from lipcompile.runtime import RuntimeOptions
 from lipcompile.sites import Selection, Selector, find_sites, require_sites
-from lipcompile.thresholds import parse_cr
+from lipcompile.zeroing import Zeroing, lacks_counts, zero
 
 
 def harden(
@@ -40,9 +41,12 @@ def harden(
     *,
     table: CalibrationTable | str | os.PathLike[str] | None = None,
     cr: float | str = 2**-7,
-    cr_by_layer: Mapping[str, float | str] | str | os.PathLike[str] | None = None,
-    form: ForgedFunction | str = "smooth",
+    cr_by_layer: CrByLayer = None,
+    variant: Variant = "forged",
+    form: ForgedFunction | str | None = None,
     target: Target = "portable",
+    zero_rate: float | None = None,
+    compact: bool = False,
     selector: Selector | None = None,
     scan: ScanOptions | None = None,
     runtime: RuntimeOptions | None = None,
@@ -52,9 +56,11 @@ def harden(
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> HardenResult:
-    """Inserts forged functions in front of the selected linear layers (arXiv 2406.19622).
+    """Hardens a model after training (arXiv 2406.19622).
 
-    At each site the threshold is c = c_r * max |x| over the calibration data. Before anything
+    At each site the threshold is c = c_r * max |x| over the calibration data. Variant "forged"
+    puts a forged function in front of every selected linear layer; variant "weight" zeroes the
+    weight columns whose inputs stay below the threshold, and adds no operator. Before anything
     is written, the result passes ONNX's checker (if the original did), keeps its signature,
     loads in ONNX Runtime and gives finite outputs on calibration data.
 
@@ -67,9 +73,13 @@ def harden(
         cr: Relative threshold c_r with 0 < c_r < 1, as a number or like "2^-7".
         cr_by_layer: c_r of the layers whose name a pattern matches, or a TOML or JSON file of
             such; the others have `cr`.
-        form: "smooth", "hard", "soft", or a `ForgedFunction`.
+        variant: "forged" or "weight".
+        form: "smooth" (default), "hard", "soft", or a `ForgedFunction`; none for "weight".
         target: Where the model will run: "portable", "ort-cpu", "ort-cuda" or "tensorrt". It
             changes how a form is written, never what it computes.
+        zero_rate: For "weight": a column is zeroed where at least this share of its inputs is
+            suppressed, in (0, 1]; 1.0 by default.
+        compact: For "weight": remove the channels that nothing reads any more.
         selector: Which layers are wanted.
         scan: How to read the data.
         runtime: Execution providers and threads.
@@ -87,49 +97,44 @@ def harden(
         LipCompileError: See `lipcompile.errors`. No model was written; on `Interrupted` the
             partial table was, and where writing the model failed, `save_table`.
     """
-    c_r = _layer_cr(cr, cr_by_layer)
-    target = check_target(target)
-    chosen = make_form(form) if isinstance(form, str) else form
+    request = make_request(cr, cr_by_layer, variant, form, target, zero_rate, compact)
     if calib is None and table is None:
         raise OptionError(
             "hardening needs activations: give calibration data (--calib) or a table (--table)"
         )
     targets = _Targets.named(model, output, save_table, dry_run)
     targets.check(force, model_io.paths_among(model, table, calib))
-    task = _open(model, selector, runtime or RuntimeOptions(), force)
-    c_r.assign(task.selection)  # before any long work
-    measured, probes = _measure(task, calib, table, scan or ScanOptions(), targets, progress)
-    thresholds = thresholds_of(task.selection, measured, c_r, chosen)
-    forging = forge(task.loaded, thresholds, chosen, target, measured, c_r)
-    proto = forging.proto
-    check_structure(task.loaded, proto)
-    agreement = check_outputs(task.loaded, proto, probes, task.runtime)
-    files = targets.write(task.loaded, proto, measured)
+    task = _open(model, selector, runtime or RuntimeOptions(), force, request)
+    measuring = _Measuring(task, calib, table, scan or ScanOptions(), targets, progress)
+    measured, probes = measuring.run(request)
+    done = _rewrite(task, request, measured)
+    check_structure(task.loaded, done.proto)
+    agreement = check_outputs(task.loaded, done.proto, probes, task.runtime)
+    files = targets.write(task.loaded, done.proto, measured)
     output_file = files[0] if files else None
     is_path = task.loaded.kind == "path"
     return HardenResult(
-        model=output_file if is_path else model_io.give_back(task.loaded, proto),
+        model=output_file if is_path else model_io.give_back(task.loaded, done.proto),
         name=task.loaded.name,
         output=output_file,
         files=files,
-        form=chosen,
-        c_r=c_r,
-        target=target,
+        request=request,
         table=measured,
-        rows=layer_rows(task.selection, forging.plans),
+        rows=layer_rows(task.selection, done),
+        compaction=done.compaction if isinstance(done, Zeroing) else None,
         agreement=agreement,
         inlined=task.loaded.inlined,
         dry_run=dry_run,
     )
 
 
-def _layer_cr(
-    cr: float | str, by_layer: Mapping[str, float | str] | str | os.PathLike[str] | None
-) -> LayerCr:
-    if isinstance(by_layer, (str, os.PathLike)):
-        by_layer = read_cr_file(Path(by_layer))
-    patterns = {pattern: parse_cr(value) for pattern, value in (by_layer or {}).items()}
-    return LayerCr(parse_cr(cr), patterns)
+def _rewrite(task: _Task, request: Request, table: CalibrationTable) -> Forging | Zeroing:
+    """Decides on every site and edits the graph; raises before the first edit."""
+    form = request.form or Hard()
+    thresholds = thresholds_of(task.selection, table, request.c_r, form)
+    if request.weight is not None:
+        return zero(task.loaded, thresholds, request.weight, table, request.c_r)
+    return forge(task.loaded, thresholds, form, request.target, table, request.c_r)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,16 +151,29 @@ def _open(
     selector: Selector | None,
     runtime: RuntimeOptions,
     force: bool,
+    request: Request,
 ) -> _Task:
     loaded = model_io.load(model)
-    if is_hardened(loaded.metadata) and not force:
+    _check_not_hardened(loaded, force, request)
+    selection = find_sites(loaded.graph_ir, selector)
+    require_sites(selection, loaded.name)
+    request.c_r.assign(selection)  # before any long work
+    return _Task(loaded, selection, runtime)
+
+
+def _check_not_hardened(loaded: LoadedModel, force: bool, request: Request) -> None:
+    if not is_hardened(loaded.metadata):
+        return
+    if request.weight is not None or COLUMNS in loaded.metadata:
+        raise ModelError(
+            f"'{loaded.name}' is hardened already, and weights are edited in an original "
+            "alone: harden that"
+        )
+    if not force:
         raise ModelError(
             f"'{loaded.name}' is hardened already: harden the original, or pass --force to "
             "forge layers that are not forged yet"
         )
-    selection = find_sites(loaded.graph_ir, selector)
-    require_sites(selection, loaded.name)
-    return _Task(loaded, selection, runtime)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,24 +219,52 @@ class _Targets:
         return model_io.save(loaded, proto, self.model)
 
 
-def _measure(
-    task: _Task,
-    calib: object,
-    table: CalibrationTable | str | os.PathLike[str] | None,
-    options: ScanOptions,
-    targets: _Targets,
-    progress: Progress | None,
-) -> tuple[CalibrationTable, Sequence[Probe]]:
-    """The table, given or scanned, and probes of the data where there is any."""
-    loaded, sites = task.loaded, task.selection.sites
-    given = load_table(Path(table)) if isinstance(table, (str, os.PathLike)) else table
-    if given is not None:
-        given.check_model(loaded.digest, loaded.name)
-        given.require(site.tensor for site in sites)
-        if calib is None:
-            return given, ()
-        enough = min(options.samples or PROBE_SAMPLES, PROBE_SAMPLES)
-        options = replace(options, samples=enough)
-    running = prepare_scan(loaded, sites, calib, options, task.runtime)
-    run_scan(running, default_table(loaded.name, targets.model), progress)
-    return given or running.table, running.probe
+@dataclass(frozen=True, slots=True)
+class _Measuring:
+    """How maxima and counts are come by: from data, or from a table."""
+
+    task: _Task
+    calib: object
+    table: CalibrationTable | str | os.PathLike[str] | None
+    options: ScanOptions
+    targets: _Targets
+    progress: Progress | None
+
+    def run(self, request: Request) -> tuple[CalibrationTable, Sequence[Probe]]:
+        """The table, given or scanned, and probes of the data where there is any."""
+        if request.weight is not None and self.table is None:
+            check_readable_twice(self.calib)
+        table, probes = self._maxima()
+        if request.weight is None or self.calib is None:
+            return table, probes
+        thresholds = thresholds_of(self.task.selection, table, request.c_r, Hard())
+        if not lacks_counts(thresholds, table):
+            return table, probes
+        ratios = tuple(dict.fromkeys(threshold.c_r for threshold in thresholds))
+        return self._counted(table, ratios), probes
+
+    def _maxima(self) -> tuple[CalibrationTable, Sequence[Probe]]:
+        loaded, sites = self.task.loaded, self.task.selection.sites
+        table, options = self.table, self.options
+        given = load_table(Path(table)) if isinstance(table, (str, os.PathLike)) else table
+        if given is not None:
+            given.check_model(loaded.digest, loaded.name)
+            given.require(site.tensor for site in sites)
+            if self.calib is None:
+                return given, ()
+            enough = min(options.samples or PROBE_SAMPLES, PROBE_SAMPLES)
+            options = replace(options, samples=enough)
+        running = prepare_scan(loaded, sites, self.calib, options, self.task.runtime)
+        run_scan(running, self._beside(), self.progress)
+        return given or running.table, running.probe
+
+    def _counted(self, table: CalibrationTable, c_rs: tuple[float, ...]) -> CalibrationTable:
+        loaded, sites = self.task.loaded, self.task.selection.sites
+        counting = prepare_counting(
+            loaded, sites, table, c_rs, self.calib, self.options, self.task.runtime
+        )
+        run_counting(counting, self._beside() if self.table is None else None, self.progress)
+        return counting.counted_table
+
+    def _beside(self) -> Path:
+        return default_table(self.task.loaded.name, self.targets.model)

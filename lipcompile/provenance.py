@@ -28,7 +28,10 @@ from lipcompile.forged import ForgedFunction
 from lipcompile.layer_cr import LayerCr
 from lipcompile.model_io import LoadedModel
 from lipcompile.ops import MARK
+from lipcompile.passes.drop_dead_channels import DroppedChannels
 from lipcompile.passes.insert_forged import Forged
+from lipcompile.passes.zero_columns import ColumnPlan
+from lipcompile.placement import Threshold
 from lipcompile.version import __version__
 
 SITES = f"{MARK}.sites"
@@ -112,6 +115,42 @@ def forged_keys(
     parameters = {f"{MARK}.{k}": repr(v) for k, v in form.parameters().items()}
     named = {f"{MARK}.variant": "forged", f"{MARK}.form": form.name}
     return {**named, SITES: json.dumps(records), **parameters}
+
+
+def weight_keys(
+    plans: Iterable[ColumnPlan],
+    thresholds: Iterable[Threshold],
+    zero_rate: float,
+    dropped: Iterable[DroppedChannels] | None,
+) -> dict[str, str]:
+    """What a model with zeroed columns says of them; `dropped` is None where none may go."""
+    by_layer = {layer.name: t for t in thresholds for layer in t.site.layers}
+    columns = [
+        {
+            "layer": plan.layer.name,
+            "tensor": plan.tensor,
+            "c_r": by_layer[plan.layer.name].c_r,
+            "absmax": by_layer[plan.layer.name].absmax,
+            "c": plan.c,
+            "columns": list(plan.columns),
+            "count": plan.count,
+        }
+        for plan in plans
+        if plan.columns
+    ]
+    keys = {
+        f"{MARK}.variant": "weight",
+        f"{MARK}.zero_rate": repr(zero_rate),
+        COLUMNS: json.dumps(columns),
+    }
+    if dropped is not None:
+        keys[DROPPED] = json.dumps(
+            [
+                {"layer": item.layer, "channels": list(item.channels), "count": item.count}
+                for item in dropped
+            ]
+        )
+    return keys
 
 
 def _record(item: Forged, form: ForgedFunction) -> dict[str, Any]:

@@ -12,10 +12,44 @@ from lipcompile.errors import ModelError
 from lipcompile.forged import ForgedFunction, make_form
 from lipcompile.forged.targets import check_target
 from lipcompile.model_io import LoadedModel
+from lipcompile.passes.drop_dead_channels import DropDeadChannels
 from lipcompile.passes.insert_forged import InsertForged
+from lipcompile.passes.zero_columns import ColumnPlan, ZeroColumns
 from lipcompile.placement import Threshold, plan_sites
-from lipcompile.provenance import SITES, read_sites
+from lipcompile.provenance import COLUMNS, DROPPED, SITES, read_records, read_sites
 from lipcompile.sites import Selector, Site, find_sites
+
+
+def rebuild(original: LoadedModel, metadata: Mapping[str, str]) -> Any:
+    """The hardened model that `metadata` describes, of either variant.
+
+    Args and errors are those of `rebuild_forged`.
+    """
+    if COLUMNS in metadata:
+        return _rebuild_weight(original, metadata)
+    return rebuild_forged(original, metadata)
+
+
+def _rebuild_weight(original: LoadedModel, metadata: Mapping[str, str]) -> Any:
+    found = find_sites(original.graph_ir, Selector("all"))
+    layers = {layer.name: layer for layer in found.layers}
+    try:
+        plans = tuple(
+            ColumnPlan(
+                layers[record["layer"]],
+                tuple(map(int, record["columns"])),
+                int(record["count"]),
+                record["tensor"],
+                float(record["c"]),
+            )
+            for record in read_records(metadata, COLUMNS)
+        )
+        ZeroColumns(plans)(original.graph_ir)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise _misfit(error) from error
+    if DROPPED in metadata:
+        DropDeadChannels()(original.graph_ir)
+    return model_io.render(original.proto, original.graph_ir, dict(metadata))
 
 
 def rebuild_forged(
@@ -50,12 +84,16 @@ def rebuild_forged(
                 record |= {"c": result.plan.c, "forged": result.tensor}
                 record |= {"at": result.plan.anchor.name, "way": result.plan.encoding.way}
     except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"the provenance does not fit the original ({type(error).__name__}: {error}): "
-            "name the model that was hardened"
-        ) from error
+        raise _misfit(error) from error
     changed = {**metadata, SITES: json.dumps(records)}
     return model_io.render(original.proto, original.graph_ir, changed)
+
+
+def _misfit(error: Exception) -> ModelError:
+    return ModelError(
+        f"the provenance does not fit the original ({type(error).__name__}: {error}): name "
+        "the model that was hardened"
+    )
 
 
 def _batches(records: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lipcompile.calibration.table import CalibrationTable
 from lipcompile.checks import Agreement
-from lipcompile.forged import ForgedFunction, Target
-from lipcompile.layer_cr import LayerCr
+from lipcompile.forging import Forging
 from lipcompile.linear_layers import LinearLayer, Refusal
-from lipcompile.placement import SitePlan
+from lipcompile.passes.drop_dead_channels import CompactionReport
+from lipcompile.passes.zero_columns import ColumnPlan
+from lipcompile.placement import SitePlan, Threshold
+from lipcompile.request import Request
 from lipcompile.sites import Selection, Site
-from lipcompile.text import count, number, percent, power_of_two, table
+from lipcompile.text import count, number, percent, table
+from lipcompile.zeroing import Zeroing
 
 _LOW_AGREEMENT = 0.95  # below this share the result is said to be doubtful
 
@@ -52,13 +54,25 @@ class LayerRow:
     reason: str | None = None
 
 
-def layer_rows(selection: Selection, plans: Sequence[SitePlan] = ()) -> tuple[LayerRow, ...]:
-    """One row per linear layer, in graph order."""
-    by_layer = {layer.name: plan for plan in plans for layer in plan.site.layers}
-    rows = [(r.position, _refused(r)) for r in selection.refusals]
+def layer_rows(
+    selection: Selection, done: Forging | Zeroing | None = None
+) -> tuple[LayerRow, ...]:
+    """One row per linear layer, in graph order: as selected, or as rewritten."""
+    refusals = list(selection.refusals)
+    decided: dict[str, LayerRow] = {}
+    if isinstance(done, Forging):
+        decided = {x.name: _forged(x, p) for p in done.plans for x in p.site.layers}
+    elif isinstance(done, Zeroing):
+        refusals += done.refusals
+        of_layer = {x.name: t for t in done.thresholds for x in t.site.layers}
+        decided = {p.layer.name: _zeroed(p, of_layer[p.layer.name]) for p in done.plans}
+    left = {refusal.layer for refusal in refusals}
+    rows = [(refusal.position, _refused(refusal)) for refusal in refusals]
     for site in selection.sites:
         for layer in site.layers:
-            rows.append((layer.position, _selected(layer, site, by_layer.get(layer.name))))
+            if layer.name not in left:
+                row = decided.get(layer.name) or _selected(layer, site)
+                rows.append((layer.position, row))
     return tuple(row for _, row in sorted(rows, key=lambda item: item[0]))
 
 
@@ -68,7 +82,7 @@ def _refused(refusal: Refusal) -> LayerRow:
     )
 
 
-def _selected(layer: LinearLayer, site: Site, plan: SitePlan | None) -> LayerRow:
+def _selected(layer: LinearLayer, site: Site) -> LayerRow:
     return LayerRow(
         layer.name,
         layer.node.op_type,
@@ -76,11 +90,26 @@ def _selected(layer: LinearLayer, site: Site, plan: SitePlan | None) -> LayerRow
         tensor=site.tensor,
         dtype=site.dtype,
         weight=layer.weight_form,
-        absmax=plan.threshold.absmax if plan else None,
-        c_r=plan.threshold.c_r if plan else None,
-        c=plan.c if plan else None,
-        encoding=plan.encoding.label if plan else None,
     )
+
+
+def _with_threshold(layer: LinearLayer, threshold: Threshold, encoding: str) -> LayerRow:
+    return replace(
+        _selected(layer, threshold.site),
+        absmax=threshold.absmax,
+        c_r=threshold.c_r,
+        c=threshold.c,
+        encoding=encoding,
+    )
+
+
+def _forged(layer: LinearLayer, plan: SitePlan) -> LayerRow:
+    return _with_threshold(layer, plan.threshold, plan.encoding.label)
+
+
+def _zeroed(plan: ColumnPlan, threshold: Threshold) -> LayerRow:
+    label = f"{len(plan.columns)} of {plan.count} columns zeroed"
+    return _with_threshold(plan.layer, threshold, label)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +122,10 @@ class HardenResult:
         name: Name of the original.
         output: The file that was written, if any.
         files: Every file that was written, the model first.
-        form: The forged function.
-        c_r: Relative thresholds.
-        target: What the encodings were chosen for.
+        request: What was asked for: variant, form, c_r, target.
         table: The calibration table.
         rows: One row per linear layer, in graph order.
+        compaction: Channels that were removed, or could not be, where that was asked for.
         agreement: Outputs against the original's, or None without calibration data.
         inlined: Local functions that were inlined.
         dry_run: Nothing was written.
@@ -107,11 +135,10 @@ class HardenResult:
     name: str
     output: Path | None
     files: tuple[Path, ...]
-    form: ForgedFunction
-    c_r: LayerCr
-    target: Target
+    request: Request
     table: CalibrationTable
     rows: tuple[LayerRow, ...]
+    compaction: CompactionReport | None
     agreement: Agreement | None
     inlined: tuple[str, ...] = ()
     dry_run: bool = False
@@ -121,11 +148,9 @@ class HardenResult:
             "model": self.name,
             "output": str(self.output) if self.output else None,
             "files": [str(path) for path in self.files],
-            "form": {"name": self.form.name, **self.form.parameters()},
-            "c_r": self.c_r.default,
-            "c_r_by_layer": dict(self.c_r.patterns),
-            "target": self.target,
+            **self.request.to_json(),
             "layers": [asdict(row) for row in self.rows],
+            "compaction": self.compaction.to_json() if self.compaction else None,
             "agreement": self.agreement.to_json() if self.agreement else None,
             "inlined": list(self.inlined),
             "dry_run": self.dry_run,
@@ -135,20 +160,12 @@ class HardenResult:
         }
 
     def __str__(self) -> str:
-        parts = [self._headline(), *self.table.summary(), ""]
+        parts = [f"{self.name}: {self.request}", *self.table.summary(), ""]
         parts += table(
             ("layer", "operator", "input", "absmax", "c", "encoding"),
             [self._cells(row) for row in self.rows],
         )
         return "\n".join([*parts, "", *self._summary()])
-
-    def _headline(self) -> str:
-        parameters = ", ".join(f"{k} = {v:g}" for k, v in self.form.parameters().items())
-        form = self.form.name + (f" ({parameters})" if parameters else "")
-        line = f"{self.name}: form {form}, c_r = {power_of_two(self.c_r.default)}"
-        if self.c_r.patterns:
-            line += f" ({count(self.c_r.patterns, 'pattern')} with one of their own)"
-        return line if self.target == "portable" else f"{line}, target {self.target}"
 
     @staticmethod
     def _cells(row: LayerRow) -> tuple[str, ...]:
@@ -169,9 +186,12 @@ class HardenResult:
         chosen = [row for row in self.rows if row.selected]
         sites = {row.tensor for row in chosen}
         left = len(self.rows) - len(chosen)
+        what = "forged" if self.request.variant == "forged" else "looked at"
         lines = [
-            f"{count(chosen, 'layer')} at {count(sites, 'site')} forged, {left} left alone"
+            f"{count(chosen, 'layer')} at {count(sites, 'site')} {what}, {left} left alone"
         ]
+        if self.compaction is not None:
+            lines.append(str(self.compaction))
         if self.inlined:
             lines.append(f"local functions inlined: {', '.join(self.inlined)}")
         lines.append(self._agreement_line())

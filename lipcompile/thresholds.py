@@ -1,4 +1,4 @@
-"""Reads c_r the way people write it: 2^-7, 2**-7, 1/128, 0.0078125."""
+"""Reads c_r the way people write it: 2^-7, 2**-7, 1/128, 0.0078125; and checks zero rates."""
 
 from __future__ import annotations
 
@@ -29,6 +29,26 @@ def parse_cr(text: str | float) -> float:
         raise OptionError(
             f"c_r = {text} is out of range: the threshold is c_r times the largest "
             "activation, so 0 < c_r < 1; the paper uses 2^-8, 2^-7 and 2^-6"
+        )
+    return value
+
+
+def check_zero_rate(rate: float) -> float:
+    """Returns the share of suppressed elements from which on a column is zeroed, in (0, 1].
+
+    Raises:
+        OptionError: It is no number, or out of range.
+    """
+    try:
+        value = float(rate)
+    except (TypeError, ValueError) as error:
+        raise OptionError(
+            f"zero rate = '{rate}' is no number: write it like 1.0 or 0.99"
+        ) from error
+    if not 0 < value <= 1:
+        raise OptionError(
+            f"zero rate = {rate} is out of range: a column is zeroed where at least this "
+            "share of its elements is suppressed, so 0 < zero rate <= 1; 1 means every one"
         )
     return value
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from lipcompile.calibration.counts import add_counts
 from lipcompile.calibration.table import CalibrationTable, DataRecord, add_digests
 from lipcompile.errors import TableError
 
@@ -14,9 +15,10 @@ from lipcompile.errors import TableError
 def merge_tables(tables: Iterable[CalibrationTable]) -> CalibrationTable:
     """The table of all samples together.
 
-    Tables of one model, one preprocessing and the same sites merge in any order. Two tables
-    over the very same samples are refused; partly overlapping ones cannot be told, and count
-    the shared samples twice, which leaves the maxima right.
+    Tables of one model, one preprocessing and the same sites merge in any order; counts add up
+    where they were taken at the same thresholds. Two tables over the very same samples are
+    refused; partly overlapping ones cannot be told, and count the shared samples twice, which
+    leaves the maxima right.
 
     Raises:
         TableError: Nothing to merge, or the tables do not belong together.
@@ -56,6 +58,7 @@ def _merge(left: CalibrationTable, right: CalibrationTable) -> CalibrationTable:
         input_range=merge_ranges(left.input_range, right.input_range),
         runtime=_joined(left.runtime, right.runtime),
         complete=left.complete and right.complete,
+        counts=add_counts(left.counts, right.counts),
     )
 
 

@@ -1,4 +1,7 @@
-"""Run the data through the tapped model and keep the running maximum of every site."""
+"""Run the data through the tapped model and keep the running maximum of every site.
+
+A scan can measure more: the results of further nodes are added up over all samples.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import onnx_ir as ir
 
 from lipcompile import model_io, runtime
 from lipcompile.calibration.batches import Batcher
@@ -23,7 +27,7 @@ from lipcompile.calibration.table import (
     add_digests,
 )
 from lipcompile.calibration.tapped import Feeds, Reading, TappedModel
-from lipcompile.errors import NonFiniteError, OptionError, RunFailure
+from lipcompile.errors import DataError, NonFiniteError, OptionError, RunFailure
 from lipcompile.runtime import RuntimeOptions
 from lipcompile.sites import Site
 
@@ -78,7 +82,10 @@ class Scan:
         source: The samples.
         batcher: How they are grouped into runs.
         transform: The resolved image transform, once an image was read.
-        probe: Up to 256 samples with the model's own outputs, for checks after rewriting.
+        adding: Further nodes, whose results are integers that add up over samples.
+        sums: Those results by name, int64, for the samples seen so far.
+        probe: Up to 256 samples with the model's own outputs, for checks after rewriting; none
+            where `adding` measures.
     """
 
     model: model_io.LoadedModel
@@ -88,6 +95,8 @@ class Scan:
     options: ScanOptions
     runtime_options: RuntimeOptions
     transform: Callable[[], Preprocess | None]
+    adding: Sequence[ir.Node] = ()
+    sums: dict[str, np.ndarray] = field(default_factory=dict)
     probe: list[Probe] = field(default_factory=list)
     absmax: dict[str, float] = field(default_factory=dict)
     input_range: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -108,7 +117,7 @@ class Scan:
             NonFiniteError: A sample makes a site NaN or infinite, unless they are skipped.
             DataError: A sample cannot be read, unless they are skipped.
         """
-        self._tapped = TappedModel(self.model, self.sites, self.runtime_options)
+        self._tapped = TappedModel(self.model, self.sites, self.runtime_options, self.adding)
         for batch in self.batcher.group(self.source):
             self._scan(batch)
             if progress is not None:
@@ -149,6 +158,9 @@ class Scan:
     def _scan(self, batch: list[Sample]) -> None:
         """Measures one batch; what is wrong with it is told sample by sample."""
         assert self._tapped is not None
+        if self.adding and len(batch) > 1 and self.batcher.padding(batch):
+            self._scan_apart(batch)  # a maximum bears repeated rows, a sum does not
+            return
         feeds = self.batcher.feeds(batch)
         try:
             reading = self._tapped.run(feeds, with_outputs=self._wants_probes())
@@ -191,6 +203,7 @@ class Scan:
     def _accept(self, batch: Sequence[Sample], feeds: Feeds, reading: Reading) -> None:
         for tensor, absmax in reading.absmax.items():
             self.absmax[tensor] = max(absmax, self.absmax.get(tensor, 0.0))
+        self._add(batch, reading)
         self.samples += len(batch)
         self.data_digest = add_digests([self.data_digest, *(s.digest for s in batch)])
         ranges = {k: (float(v.min()), float(v.max())) for k, v in feeds.items() if v.size}
@@ -201,7 +214,22 @@ class Scan:
             arrays = [*feeds.values(), *reading.outputs.values()]
             self._probe_bytes += sum(array.nbytes for array in arrays)
 
+    def _add(self, batch: Sequence[Sample], reading: Reading) -> None:
+        """Adds what the further nodes gave; a padded batch is one sample, `copies` times."""
+        copies = 1 + self.batcher.padding(batch)
+        for name, result in reading.sums.items():
+            once, rest = np.divmod(result.astype(np.int64), copies)
+            if rest.any():
+                raise DataError(
+                    f"sample '{batch[0].name}', repeated to fill the model's fixed batch of "
+                    f"{copies}, is not measured {copies} times the same: the model mixes the "
+                    f"samples of a batch; give a number of samples that {copies} divides"
+                )
+            self.sums[name] = self.sums.get(name, 0) + once
+
     def _wants_probes(self) -> bool:
+        if self.adding:
+            return False
         kept = sum(probe.count for probe in self.probe)
         return kept < PROBE_SAMPLES and self._probe_bytes < _PROBE_BYTES
 
@@ -229,8 +257,9 @@ def prepare_scan(
     data: object,
     options: ScanOptions,
     runtime_options: RuntimeOptions,
+    adding: Sequence[ir.Node] = (),
 ) -> Scan:
-    """Opens the data for a model; nothing runs yet.
+    """Opens the data for a model; nothing runs yet. `adding` is as in `Scan`.
 
     Raises:
         DataError: The data cannot be used with this model.
@@ -251,7 +280,14 @@ def prepare_scan(
         )
     batcher = Batcher(model.inputs, options.batch_size)
     return Scan(
-        model, tuple(sites), source, batcher, options, runtime_options, transform.current
+        model,
+        tuple(sites),
+        source,
+        batcher,
+        options,
+        runtime_options,
+        transform.current,
+        adding,
     )
 
 

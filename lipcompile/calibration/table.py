@@ -1,7 +1,8 @@
 """The result of a calibration: max |x| per site, bound to model, preprocessing and data.
 
-Maxima form a commutative monoid, and so do the digest and the number of samples: any batching,
-sharding or order of the same samples gives the same table, and tables merge.
+Maxima form a commutative monoid, and so do the digest and the number of samples, and counts at
+equal thresholds: any batching, sharding or order of the same samples gives the same table, and
+tables merge.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from lipcompile.atomic import write_bytes
+from lipcompile.calibration.counts import SiteCounts, counted_for, parse_counts, relative
+from lipcompile.calibration.json_values import decoded, encoded, of_type
 from lipcompile.calibration.preprocess.transform import Preprocess
 from lipcompile.errors import DataError, OptionError, TableError
 from lipcompile.text import number
@@ -36,7 +39,6 @@ _DAMAGED = (
     DataError,
     OptionError,
 )
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,8 @@ class CalibrationTable:
         input_range: For each input the smallest and largest value that was fed.
         runtime: "onnxruntime 1.31.1, CPUExecutionProvider".
         complete: False when the scan was interrupted.
+        counts: Suppressed elements by site, axis and threshold, where they were counted. The
+            maxima are then those that the thresholds come from, and `data` what was counted.
     """
 
     model_digest: str
@@ -114,6 +118,7 @@ class CalibrationTable:
     input_range: Mapping[str, tuple[float, float]]
     runtime: str
     complete: bool = True
+    counts: tuple[SiteCounts, ...] = ()
 
     def __getitem__(self, tensor: str) -> float:
         """absmax of a site.
@@ -139,6 +144,22 @@ class CalibrationTable:
                     "or with --rule all"
                 )
 
+    def counts_at(self, tensor: str, axis: int, c: float) -> SiteCounts:
+        """The counts of a site for one axis of features and one threshold.
+
+        Raises:
+            TableError: They were not taken.
+        """
+        for row in self.counts:
+            if row.key == (tensor, axis, c):
+                return row
+        held = f"has counts for {counted}" if (counted := self._counted()) else "has no counts"
+        raise TableError(
+            f"counts for c_r = {relative(c, self[tensor])} at site '{tensor}' were not taken "
+            f"(the calibration table of '{self.model}' {held}): calibrate with --count-cr, or "
+            "pass --calib"
+        )
+
     @property
     def digest(self) -> str:
         """ "sha256:..." of what decides the thresholds, for provenance.
@@ -154,6 +175,7 @@ class CalibrationTable:
         return "sha256:" + hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
+        counts = {"counts": [row.to_json() for row in self.counts]} if self.counts else {}
         return {
             "format": FORMAT,
             "model": {"name": self.model, "digest": self.model_digest},
@@ -167,15 +189,15 @@ class CalibrationTable:
             },
             "preprocess": dict(self.preprocess) if self.preprocess is not None else None,
             "input_range": {
-                k: [_encoded(bound) for bound in v]
-                for k, v in sorted(self.input_range.items())
+                k: [encoded(bound) for bound in v] for k, v in sorted(self.input_range.items())
             },
             "runtime": self.runtime,
             "complete": self.complete,
             "sites": [
-                {"tensor": s.tensor, "dtype": s.dtype, "absmax": _encoded(s.absmax)}
+                {"tensor": s.tensor, "dtype": s.dtype, "absmax": encoded(s.absmax)}
                 for s in self.sites
             ],
+            **counts,
         }
 
     def _encode(self) -> bytes:
@@ -189,6 +211,8 @@ class CalibrationTable:
             f"calibrated on {data.samples} samples of '{data.label}' ({data.kind}){state}",
             f"run by {self.runtime}",
         ]
+        if self.counts:
+            lines.append(f"suppressed elements counted for {self._counted()}")
         if data.kind == "random":
             lines.append("the data is random: thresholds say nothing about real inputs")
         if data.unreadable or data.nonfinite:
@@ -201,6 +225,9 @@ class CalibrationTable:
         for name, (low, high) in sorted(self.input_range.items()):
             lines.append(f"input '{name}' in [{number(low)}, {number(high)}]")
         return lines
+
+    def _counted(self) -> str:
+        return counted_for(self.counts, {site.tensor: site.absmax for site in self.sites})
 
     def __str__(self) -> str:
         rows = [(site.tensor, site.dtype, number(site.absmax)) for site in self.sites]
@@ -239,14 +266,14 @@ class CalibrationTable:
     def _parse(cls, content: Mapping[str, Any]) -> CalibrationTable:
         data, model = content["data"], content["model"]
         if content["preprocess"] is not None:
-            Preprocess.from_json(_is(dict, content["preprocess"]))
+            Preprocess.from_json(of_type(dict, content["preprocess"]))
         record = DataRecord(
-            _is(str, data["kind"]),
-            _is(str, data["label"]),
-            _is(int, data["samples"]),
-            _is(str, data["digest"]),
-            tuple(_is(str, name) for name in _is(list, data["unreadable"])),
-            tuple(_is(str, name) for name in _is(list, data["nonfinite"])),
+            of_type(str, data["kind"]),
+            of_type(str, data["label"]),
+            of_type(int, data["samples"]),
+            of_type(str, data["digest"]),
+            tuple(of_type(str, name) for name in of_type(list, data["unreadable"])),
+            tuple(of_type(str, name) for name in of_type(list, data["nonfinite"])),
         )
         tensors = [s["tensor"] for s in content["sites"]]
         if len(set(tensors)) < len(tensors):
@@ -254,20 +281,23 @@ class CalibrationTable:
         if record.samples < 0 or not re.fullmatch("[0-9a-f]{64}", record.digest):
             raise ValueError(f"{record.samples} samples with digest '{record.digest}'")
         return cls(
-            model_digest=_is(str, model["digest"]),
-            model=_is(str, model["name"]),
+            model_digest=of_type(str, model["digest"]),
+            model=of_type(str, model["name"]),
             sites=tuple(
-                SiteRange(_is(str, s["tensor"]), _is(str, s["dtype"]), _decoded(s["absmax"]))
-                for s in _is(list, content["sites"])
+                SiteRange(
+                    of_type(str, s["tensor"]), of_type(str, s["dtype"]), decoded(s["absmax"])
+                )
+                for s in of_type(list, content["sites"])
             ),
             data=record,
             preprocess=content["preprocess"],
             input_range={
-                name: (_decoded(low), _decoded(high))
+                name: (decoded(low), decoded(high))
                 for name, (low, high) in content["input_range"].items()
             },
-            runtime=_is(str, content["runtime"]),
-            complete=_is(bool, content["complete"]),
+            runtime=of_type(str, content["runtime"]),
+            complete=of_type(bool, content["complete"]),
+            counts=parse_counts(content.get("counts", []), tensors),
         )
 
     def check_model(self, digest: str, name: str) -> None:
@@ -283,23 +313,6 @@ class CalibrationTable:
                 f"'{name}', or pass the model that the table belongs to (weights moved in or "
                 "out of external data count as another model)"
             )
-
-
-def _encoded(value: float) -> float | str:
-    """JSON has no infinity (an attention mask may feed one); -0 and 0 are one value."""
-    return value + 0.0 if math.isfinite(value) else repr(value)
-
-
-def _decoded(value: object) -> float:
-    if value in ("inf", "-inf", "nan") or type(value) in (int, float):
-        return float(value)  # type: ignore[arg-type]
-    raise TypeError(f"{str(value)[:40]!r} is not a number")
-
-
-def _is(kind: type[_T], value: object) -> _T:
-    if type(value) is not kind:  # a bool is no number here
-        raise TypeError(f"a {type(value).__name__} stands where a {kind.__name__} belongs")
-    return value
 
 
 def load_table(path: str | os.PathLike[str]) -> CalibrationTable:

@@ -25,15 +25,23 @@ class Reading:
         absmax: max |x| by site.
         suspects: Sites whose sum was not finite: they hold NaN or Inf, or the sum overflowed.
         outputs: The model's own tensor outputs, where they were asked for.
+        sums: What the further nodes gave, by name of their outputs.
     """
 
     absmax: dict[str, float]
     suspects: tuple[str, ...]
     outputs: dict[str, np.ndarray]
+    sums: dict[str, np.ndarray]
 
 
 class TappedModel:
     """A model with taps at its sites, loaded once; graph optimisation is on.
+
+    Args:
+        model: The model.
+        sites: Where maxima are measured, and non-finite values are seen.
+        options: Providers and threads.
+        adding: Further nodes; what none of them reads is measured as well.
 
     Raises:
         ModelError: ONNX Runtime does not load the model.
@@ -41,14 +49,20 @@ class TappedModel:
     """
 
     def __init__(
-        self, model: model_io.LoadedModel, sites: Sequence[Site], options: RuntimeOptions
+        self,
+        model: model_io.LoadedModel,
+        sites: Sequence[Site],
+        options: RuntimeOptions,
+        adding: Sequence[ir.Node] = (),
     ) -> None:
         self._model = model
         self._sites = sites
         self._options = options
         self._taps = tap_absmax(sites)
         self._own = [spec.name for spec in model.outputs if spec.dtype is not None]
-        self._session = self._open([node for tap in self._taps for node in tap.nodes])
+        ends = [node.outputs[0] for node in adding if not node.outputs[0].uses()]
+        self._sums = [value.name or "" for value in ends]
+        self._session = self._open([*(n for tap in self._taps for n in tap.nodes), *adding])
         self._suspect: tuple[tuple[str, ...], runtime.Session] | None = None
 
     @property
@@ -58,13 +72,14 @@ class TappedModel:
 
     def run(self, feeds: Feeds, *, with_outputs: bool = False) -> Reading:
         """Runs complete feeds; `with_outputs` fetches the model's own outputs as well."""
-        names = [name for tap in self._taps for name in tap.outputs]
+        names = [*(name for tap in self._taps for name in tap.outputs), *self._sums]
         results = self._session.run(names + (self._own if with_outputs else []), feeds)
         readings = {tap.tensor: tap.read(results) for tap in self._taps}
         return Reading(
             absmax={tensor: absmax for tensor, (absmax, _) in readings.items()},
             suspects=tuple(tensor for tensor, (_, finite) in readings.items() if not finite),
             outputs={name: results[name] for name in self._own} if with_outputs else {},
+            sums={name: results[name] for name in self._sums},
         )
 
     def count_nonfinite(self, feeds: Feeds, tensors: Sequence[str]) -> dict[str, int]:

@@ -22,6 +22,15 @@ from lipcompile.model_io import beside
     help=DATA_HELP,
 )
 @click.option(
+    "--count-cr",
+    metavar="LIST",
+    help="Count for these c_r, comma-separated, how often each input feature of a layer is "
+    "suppressed: a second scan.",
+)
+@click.option(
+    "--table", metavar="JSON", help="With --count-cr: take the maxima from this table."
+)
+@click.option(
     "-o",
     "--output",
     metavar="JSON",
@@ -32,6 +41,8 @@ from lipcompile.model_io import beside
 def command(
     model: str,
     calib: str,
+    count_cr: str | None,
+    table: str | None,
     output: str | None,
     force: bool,
     no_progress: bool,
@@ -51,9 +62,11 @@ def command(
     selector, scan, runtime = scanning_options(flags)
     target = Path(output) if output is not None else beside(Path(model), ".table.json")
     with progress("calibrating", not (no_progress or quiet)) as update:
-        table = calibrate(
+        result = calibrate(
             model,
             calib,
+            count_cr=count_cr.split(",") if count_cr is not None else (),
+            table=table,
             selector=selector,
             scan=scan,
             runtime=runtime,
@@ -61,4 +74,4 @@ def command(
             force=force,
             progress=update,
         )
-    show(table, format_, quiet, wrote=target)
+    show(result, format_, quiet, wrote=target)

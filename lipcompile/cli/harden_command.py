@@ -9,7 +9,7 @@ import click
 from lipcompile.cli.options import DATA_HELP, scanning_flags, scanning_options
 from lipcompile.cli.show import progress, show
 from lipcompile.compiler import harden
-from lipcompile.forged import FORMS, TARGETS, make_form
+from lipcompile.forged import FORMS, TARGETS, ForgedFunction, make_form
 
 
 @click.command("harden")
@@ -38,9 +38,23 @@ from lipcompile.forged import FORMS, TARGETS, make_form
 @click.option(
     "--form",
     type=click.Choice(list(FORMS)),
-    default="smooth",
+    help="The forged function.  [default: smooth]",
+)
+@click.option(
+    "--variant",
+    type=click.Choice(["forged", "weight"]),
+    default="forged",
     show_default=True,
-    help="The forged function.",
+    help="Insert forged functions, or zero weight columns.",
+)
+@click.option(
+    "--zero-rate",
+    type=float,
+    metavar="R",
+    help="Variant weight: zero columns whose inputs are suppressed this often.  [default: 1]",
+)
+@click.option(
+    "--compact", is_flag=True, help="Variant weight: remove channels that nothing reads then."
 )
 @click.option("--a", type=float, metavar="X", help="Steepness of smooth.  [default: 10]")
 @click.option("--b", type=float, metavar="X", help="Where smooth opens, in c.  [default: 1]")
@@ -68,7 +82,7 @@ from lipcompile.forged import FORMS, TARGETS, make_form
 def command(
     model: str,
     calib: str | None,
-    form: str,
+    form: str | None,
     a: float | None,
     b: float | None,
     no_progress: bool,
@@ -76,7 +90,7 @@ def command(
     quiet: bool,
     **flags: Any,
 ) -> None:
-    """Insert forged functions in front of linear layers.
+    """Harden a model: forged functions, or zeroed weight columns.
 
     Runs MODEL once over calibration data, records the largest activation in front of each
     selected layer, and puts a function there that suppresses activations below a threshold
@@ -91,7 +105,7 @@ def command(
         result = harden(
             model,
             calib,
-            form=make_form(form, a=a, b=b),
+            form=_form(form, a, b),
             selector=selector,
             scan=scan,
             runtime=runtime,
@@ -99,3 +113,10 @@ def command(
             **flags,
         )
     show(result, format_, quiet)
+
+
+def _form(name: str | None, a: float | None, b: float | None) -> ForgedFunction | None:
+    """The form that was named; a and b name one as well."""
+    if name is None and a is None and b is None:
+        return None
+    return make_form(name or "smooth", a=a, b=b)

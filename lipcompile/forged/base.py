@@ -54,8 +54,8 @@ class EncodingContext:
 
     @property
     def has_shrink(self) -> bool:
-        """Whether ONNX's Shrink takes the site's type."""
-        return self.opset >= 9 and self.dtype != "bfloat16"
+        """Whether ONNX's Shrink takes the site's type, and its float32 attributes hold c."""
+        return self.opset >= 9 and self.dtype in ("float16", "float32")
 
 
 class Emitter:
@@ -111,11 +111,13 @@ class Encoding:
             the site's value, or what the Relu reads; None for way "bias".
         way: "insert" nodes behind the site, write one in place of its "relu", or shift the
             "bias" that is added in front of it by -c, with no node at all.
+        why: Why these operators, in one clause; for the table of the docs.
     """
 
     label: str
     build: Callable[[Emitter, ir.Value, float], ir.Value] | None
     way: Way = "insert"
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,11 +47,12 @@ class Hard(ForgedFunction):
             return _gated(context)
         if context.opset >= 10 and context.dtype in _THRESHOLDED_RELU_TYPES:
             if context.replaceable_relu:
-                return Encoding("Relu -> ThresholdedRelu", _thresholded_relu, way="relu")
+                label, why = "Relu -> ThresholdedRelu", "one operator computes both"
+                return Encoding(label, _thresholded_relu, way="relu", why=why)
             if context.nonnegative:
-                return Encoding("ThresholdedRelu", _thresholded_relu)
+                return Encoding("ThresholdedRelu", _thresholded_relu, why="one operator")
         if context.target == "ort-cuda" and context.has_shrink:
-            return Encoding("Shrink", _shrink)
+            return Encoding("Shrink", _shrink, why="one kernel, for either sign")
         return _selected(context)
 
 
@@ -83,7 +84,8 @@ def _selected(context: EncodingContext) -> Encoding:
             kept = emit("Mul", wide, emit.cast(keep, through))
         return kept if through == context.dtype else emit.cast(kept, context.dtype)
 
-    return Encoding(", ".join(operators), build)
+    why = "compares and copies: exact in every type, and known to every runtime"
+    return Encoding(", ".join(operators), build, why=why)
 
 
 def _steps(context: EncodingContext) -> bool:
@@ -109,4 +111,5 @@ def _gated(context: EncodingContext) -> Encoding:
         ramp = {"alpha": slope, "beta": -slope * c}
         return emit("Mul", x, emit("HardSigmoid", magnitude, attributes=ramp))
 
-    return Encoding(", ".join(operators), build)
+    why = "both stay in the blocked layout, where ThresholdedRelu and Where do not"
+    return Encoding(", ".join(operators), build, why=why)

@@ -78,7 +78,12 @@ class Smooth(ForgedFunction):
             forged = emit("Mul", wide, emit("Sigmoid", argument))
             return forged if through == context.dtype else emit.cast(forged, context.dtype)
 
-        return Encoding(", ".join(operators), build)
+        why = "elementwise operators, which compilers fuse into one kernel"
+        if context.blocked:
+            why = (
+                "an affine map and Sigmoid as one depthwise convolution, in the blocked layout"
+            )
+        return Encoding(", ".join(operators), build, why=why)
 
     def _argument(
         self, emit: Emitter, magnitude: ir.Value, c: float, dtype: str, channels: int | None

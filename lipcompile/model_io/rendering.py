@@ -21,10 +21,18 @@ def remember(model: ir.Model) -> None:
     model.graph.meta["lipcompile.ir_version"] = model.ir_version
     for value in model.graph.initializers.values():
         value.meta["lipcompile.origin"] = value.const_value
+    for value in _values(model.graph):
+        value.meta["lipcompile.shape"] = value.shape and tuple(value.shape)
     for index, node in enumerate(model.graph):
         # The attributes are kept alive, so that no new one takes the identity of an old one.
         held = tuple(node.attributes.values())
         node.meta["lipcompile.origin"] = (index, _fingerprint(node), held)
+
+
+def _values(graph: ir.Graph) -> Iterable[ir.Value]:
+    yield from graph.initializers.values()
+    for node in graph:
+        yield from node.outputs
 
 
 # The fields of a NodeProto that passes edit, in the order of the fingerprint.
@@ -58,6 +66,7 @@ def render(
     for node in edited.graph:
         result.graph.node.append(_render_node(base, node))
     _render_initializers(result.graph, edited.graph)
+    _render_shapes(result.graph, edited.graph)
     kept = set(edited.functions)
     functions = [f for f in base.functions if (f.domain, f.name, f.overload) in kept]
     del result.functions[:]
@@ -126,6 +135,19 @@ def _replacement(
     if before is not None and before.HasField("doc_string"):
         tensor.doc_string = before.doc_string
     return tensor
+
+
+def _render_shapes(proto: onnx.GraphProto, graph: ir.Graph) -> None:
+    """Drops what value_info says of values whose shape a pass changed."""
+    changed = set()
+    for value in _values(graph):
+        shape = value.shape and tuple(value.shape)
+        if value.meta.get("lipcompile.shape", shape) != shape:
+            changed.add(value.name)
+    if changed:
+        kept = [info for info in proto.value_info if info.name not in changed]
+        del proto.value_info[:]
+        proto.value_info.extend(kept)
 
 
 def _set_metadata(proto: onnx.ModelProto, metadata: Mapping[str, str | None]) -> None:
