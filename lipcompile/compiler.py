@@ -232,7 +232,7 @@ class _Measuring:
 
     def run(self, request: Request) -> tuple[CalibrationTable, Sequence[Probe]]:
         """The table, given or scanned, and probes of the data where there is any."""
-        if request.weight is not None and self.table is None:
+        if request.weight is not None:
             check_readable_twice(self.calib)
         table, probes = self._maxima()
         if request.weight is None or self.calib is None:

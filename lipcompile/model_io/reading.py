@@ -103,6 +103,8 @@ def load(model: object, base_dir: Path | None = None) -> LoadedModel:
     remember(graph_ir)
     base_dir = path.parent if path else base_dir or _folder_of_weights(model)
     external = checked_ranges(graph_ir, base_dir)
+    if base_dir is not None:  # for passes that edit weights; no other reads them
+        ir.external_data.set_base_dir(graph_ir.graph, base_dir)
     digest = _digest(graph_ir, external, name)
     return LoadedModel(
         kind, name, path, base_dir, proto, graph_ir, external, digest, inlined, file_digest

@@ -56,7 +56,8 @@ def render(
     """Returns `base` with the main graph's nodes, initializers, functions and opsets of
     `edited`.
 
-    Nodes and initializers that no pass touched are copied from `base` byte for byte;
+    Nodes and initializers that no pass touched are copied from `base` byte for byte, and so
+    is value_info, but for values whose shape a pass changed, of which nothing is said then;
     `metadata` is added to the model's `metadata_props`, replacing keys of the same name; None
     drops one.
     """
@@ -125,8 +126,10 @@ def _replacement(
 
     It is written the way `before` was, so that an edit that is taken back leaves no trace.
     """
-    if value.const_value is None or value.meta.get("lipcompile.origin") is value.const_value:
+    untouched = value.const_value if before is not None else None  # if nothing was remembered
+    if value.meta.get("lipcompile.origin", untouched) is value.const_value:
         return None
+    assert value.const_value is not None
     tensor: onnx.TensorProto = ir.to_proto(value.const_value)
     tensor.name = value.name or ""
     if before is not None and before.float_data and tensor.data_type == before.data_type:
