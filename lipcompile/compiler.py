@@ -27,7 +27,7 @@ from lipcompile.errors import ModelError, OptionError, OutputError
 from lipcompile.forged import ForgedFunction, Hard, Target
 from lipcompile.forging import Forging, forge, thresholds_of
 from lipcompile.model_io import LoadedModel
-from lipcompile.provenance import COLUMNS, is_hardened
+from lipcompile.records import COLUMNS, is_hardened
 from lipcompile.request import CrByLayer, Request, Variant, make_request
 from lipcompile.results import HardenResult, layer_rows
 from lipcompile.runtime import RuntimeOptions

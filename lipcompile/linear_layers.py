@@ -23,6 +23,7 @@ from lipcompile.ops import (
     UNSUPPORTED_LINEAR,
     commutes,
 )
+from lipcompile.records import read_sites
 
 _Verdict = tuple[str, str]  # code and reason of a refusal
 
@@ -132,12 +133,20 @@ def _is_foldable(node: ir.Node) -> bool:
 def find_linear_layers(
     model: ir.Model, constants: Constants
 ) -> tuple[list[LinearLayer], list[Refusal]]:
-    """Every linear layer in graph order, and apart those that can never be rewritten."""
+    """Every linear layer in graph order, and apart those that can never be rewritten.
+
+    Raises:
+        ModelError: The model is hardened, and its provenance is damaged.
+    """
+    # Named there as well as marked on nodes: some tools drop the marks, some the provenance.
+    forged = frozenset(record.get("forged") for record in read_sites(model.metadata_props))
     found = []
     for position, node in enumerate(model.graph.all_nodes()):
         inside = node.graph is not model.graph
         verdict = (
-            _in_subgraph(node, constants) if inside else _classify(node, constants, position)
+            _in_subgraph(node, constants)
+            if inside
+            else _classify(node, constants, position, forged)
         )
         if verdict is not None:
             found.append((position, node, verdict))
@@ -162,7 +171,7 @@ def _in_subgraph(node: ir.Node, constants: Constants) -> _Verdict | None:
 
 
 def _classify(
-    node: ir.Node, constants: Constants, position: int
+    node: ir.Node, constants: Constants, position: int, forged: frozenset[str | None]
 ) -> LinearLayer | _Verdict | None:
     if node.op_type not in LINEAR_OPS or node.domain not in STANDARD_DOMAINS:
         return _unsupported(node, constants)
@@ -177,7 +186,7 @@ def _classify(
     weight, data = operands[weights[0]], operands[1 - weights[0]]
     assert weight is not None and data is not None
     dtype = element_type(weight) or element_type(data)
-    obstacle = _obstacle(data, dtype)
+    obstacle = _obstacle(data, dtype, forged)
     if obstacle is not None or dtype is None:
         return obstacle
     return LinearLayer(
@@ -191,7 +200,9 @@ def _classify(
     )
 
 
-def _obstacle(data: ir.Value, dtype: str | None) -> _Verdict | None:
+def _obstacle(
+    data: ir.Value, dtype: str | None, forged: frozenset[str | None]
+) -> _Verdict | None:
     if dtype is None:
         hint = "run onnx.shape_inference first"
         return "unknown-type", f"the element type of its weight cannot be told: {hint}"
@@ -199,7 +210,7 @@ def _obstacle(data: ir.Value, dtype: str | None) -> _Verdict | None:
         return "integer", f"works on {dtype}, and forged functions on floats"
     if data.is_graph_input():
         return "graph-input", "is fed by a graph input, not by an activation"
-    if _reads_forged(data):
+    if _reads_forged(data, forged):
         return "already-hardened", "its input is forged already"
     return None
 
@@ -219,13 +230,14 @@ def is_forged(node: ir.Node) -> bool:
     return (node.name or "").startswith(f"{MARK}/") or f"{MARK}.form" in node.metadata_props
 
 
-def _reads_forged(data: ir.Value) -> bool:
+def _reads_forged(data: ir.Value, forged: frozenset[str | None]) -> bool:
     """Whether `data` is a forged tensor, or one that was rearranged or pooled since."""
-    node = data.producer()
-    while node is not None and not is_forged(node):
-        source = node.inputs[0] if commutes(node) else None
-        node = source.producer() if source is not None else None
-    return node is not None
+    value: ir.Value | None = data
+    while value is not None and (node := value.producer()) is not None:
+        if value.name in forged or is_forged(node):
+            return True
+        value = node.inputs[0] if commutes(node) else None
+    return False
 
 
 def layer_name(node: ir.Node) -> str:

@@ -111,17 +111,16 @@ class _Planner:
 
     def plan(self, threshold: Threshold) -> SitePlan:
         """The earliest anchor that needs no operator of its own, else the earliest one that
-        only a rearrangement divides from the site."""
+        only a rearrangement divides from the site, and no change of layout."""
         site = threshold.site
-        plan = here = self._at(threshold, site.value, tuple(map(_edge, site.layers)))
-        pooled = False
+        plan = self._at(threshold, site.value, tuple(map(_edge, site.layers)))
+        costs = False
         for value, node in self._upwards(threshold):
-            pooled |= standard_op(node) == "MaxPool"
+            costs |= standard_op(node) == "MaxPool"
+            costs |= bool(site.channels) and not _channels(site, value)
             above = self._at(threshold, value, ((node, 0),))
-            if above.encoding.way != "insert" or not pooled:
+            if above.encoding.way != "insert" or not costs:
                 plan = above
-        if plan.encoding.way == "insert" and plan is not here and not _pays(plan, here):
-            return here
         return plan
 
     def _upwards(self, threshold: Threshold) -> Iterator[tuple[ir.Value, ir.Node]]:
@@ -129,7 +128,9 @@ class _Planner:
         value = threshold.site.value
         while (node := value.producer()) is not None and commutes(node):
             (source,) = node.inputs[:1]
-            if source is None or not self._only_forged(source, threshold.c):
+            if source is None or source.producer() is None:
+                return
+            if not self._only_forged(source, threshold.c):
                 return
             yield source, node
             value = source
@@ -154,7 +155,8 @@ class _Planner:
         self, threshold: Threshold, anchor: ir.Value, readers: tuple[Edge, ...]
     ) -> SitePlan:
         site = threshold.site
-        alone = self._only_forged(anchor, threshold.c) and not quantisers(site.value)
+        quantised = bool(quantisers(anchor))
+        alone = self._only_forged(anchor, threshold.c) and not quantised
         activation = anchor.producer() if alone else None
         shift = find_shift(activation) if activation is not None else None
         is_relu = activation is not None and standard_op(activation) == "Relu"
@@ -163,7 +165,7 @@ class _Planner:
             opset=self.opset,
             nonnegative=site.nonnegative,
             # Between DequantizeLinear and QuantizeLinear there is no blocked layout to keep.
-            channels=None if quantisers(site.value) else _channels(site, anchor),
+            channels=None if quantised else _channels(site, anchor),
             replaceable_relu=is_relu,
             shiftable=shift is not None,
             target=self.target,
@@ -173,13 +175,6 @@ class _Planner:
         if encoding.way != "bias":
             shift = None
         return SitePlan(threshold, anchor, readers, encoding, shift, self.target)
-
-
-def _pays(plan: SitePlan, here: SitePlan) -> bool:
-    """Whether inserting nodes at the anchor beats inserting them at the site: it is one form
-    for several readers, or meets the blocked layout."""
-    several = sum(standard_op(node) not in _READS_SHAPE for node, _ in plan.anchor.uses()) > 1
-    return several or plan.encoding.label != here.encoding.label
 
 
 def _channels(site: Site, anchor: ir.Value) -> int | None:

@@ -23,7 +23,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lipcompile.calibration.table import CalibrationTable
-from lipcompile.errors import ModelError
 from lipcompile.forged import ForgedFunction
 from lipcompile.layer_cr import LayerCr
 from lipcompile.model_io import LoadedModel
@@ -32,39 +31,10 @@ from lipcompile.passes.drop_dead_channels import DroppedChannels
 from lipcompile.passes.insert_forged import Forged
 from lipcompile.passes.zero_columns import ColumnPlan
 from lipcompile.placement import Threshold
+from lipcompile.records import COLUMNS, DROPPED, SITES, SOURCE_FILE, is_hardened, read_sites
 from lipcompile.version import __version__
 
-SITES = f"{MARK}.sites"
-COLUMNS = f"{MARK}.columns"
-DROPPED = f"{MARK}.dropped"
-SOURCE_FILE = f"{MARK}.file"
 _INLINED = f"{MARK}.inlined"
-
-
-def is_hardened(metadata: Mapping[str, str]) -> bool:
-    return SITES in metadata or COLUMNS in metadata
-
-
-def read_sites(metadata: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The site records of a hardened model, or []; see `read_records`."""
-    return read_records(metadata, SITES)
-
-
-def read_records(metadata: Mapping[str, str], key: str) -> list[dict[str, Any]]:
-    """The records of a hardened model under `key`, or [].
-
-    Raises:
-        ModelError: The provenance is damaged.
-    """
-    try:
-        records = json.loads(metadata.get(key, "[]"))
-        if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
-            raise ValueError("not a list of objects")
-    except (ValueError, RecursionError) as error:
-        raise ModelError(
-            f"metadata '{key}' is damaged ({error}): harden the original model again"
-        ) from error
-    return records
 
 
 def make_provenance(

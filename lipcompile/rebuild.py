@@ -16,7 +16,7 @@ from lipcompile.passes.drop_dead_channels import DropDeadChannels
 from lipcompile.passes.insert_forged import InsertForged
 from lipcompile.passes.zero_columns import ColumnPlan, ZeroColumns
 from lipcompile.placement import Threshold, plan_sites
-from lipcompile.provenance import COLUMNS, DROPPED, SITES, read_records, read_sites
+from lipcompile.records import COLUMNS, DROPPED, SITES, read_records, read_sites
 from lipcompile.sites import Selector, Site, find_sites
 
 

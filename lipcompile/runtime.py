@@ -163,7 +163,10 @@ class Session:
 
 
 def open_session(
-    model: bytes | Path, options: RuntimeOptions, base_dir: Path | None = None
+    model: bytes | Path,
+    options: RuntimeOptions,
+    base_dir: Path | None = None,
+    optimized: Path | None = None,
 ) -> Session:
     """Loads a model into ONNX Runtime.
 
@@ -171,6 +174,8 @@ def open_session(
         model: Serialised model, or its path.
         options: Providers, threads, logging.
         base_dir: For a serialised model, the folder of its external weights.
+        optimized: Where ONNX Runtime writes the graph that it really runs, for this machine
+            alone; larger weights go beside it into `<optimized>.data`.
 
     Raises:
         ProviderError: A provider that was asked for is not active.
@@ -188,6 +193,10 @@ def open_session(
     if base_dir is not None and isinstance(model, bytes):
         key = "session.model_external_initializers_file_folder_path"
         native.add_session_config_entry(key, os.fspath(base_dir.resolve()))
+    if optimized is not None:
+        native.optimized_model_filepath = os.fspath(optimized)
+        key = "session.optimized_model_external_initializers_file_name"
+        native.add_session_config_entry(key, f"{optimized.name}.data")
     source = model if isinstance(model, bytes) else os.fspath(model)
     try:
         session = Session(ort.InferenceSession(source, native, providers=providers), providers)

@@ -44,11 +44,12 @@ def _is_bounded_by_zero(node: ir.Node) -> bool:
         return bound is not None and bound.size == 1 and bool(bound >= 0)
     if standard_op(node) == "ThresholdedRelu":
         return number(node, "alpha", 1.0) >= 0
-    if node.op_type == "DequantizeLinear":  # unsigned integers, as a Relu is quantised
+    if node.op_type == "DequantizeLinear":  # from the lowest integer, as Relu is quantised
         scale, zero = _constant(node, 1), _constant(node, 2)
         if scale is None or zero is None:
             return False
-        return zero.dtype.kind == "u" and not zero.any() and bool((scale >= 0).all())
+        lowest = np.iinfo(zero.dtype).min if zero.dtype.kind in "iu" else None
+        return bool((zero == lowest).all()) and bool((scale >= 0).all())
     return False
 
 

@@ -9,12 +9,13 @@ import pytest
 
 import lipcompile
 from lipcompile.demo import CALIBRATION, MODEL, load_test_images
+from lipcompile.forged import FORMS
 from lipcompile.runtime import RuntimeOptions, open_session
 
 openvino = pytest.importorskip("openvino")
 
 
-@pytest.mark.parametrize("form", ["smooth", "hard"])
+@pytest.mark.parametrize("form", list(FORMS))
 def test_openvino_agrees_with_onnxruntime(form: str, tmp_path: Path) -> None:
     output = tmp_path / "hardened.onnx"
     scan = lipcompile.ScanOptions(samples=64)

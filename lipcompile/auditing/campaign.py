@@ -27,7 +27,7 @@ from lipcompile.auditing.seeds import derived_seed, seeded
 from lipcompile.auditing.strike import Found, Strike
 from lipcompile.auditing.victim import Victim
 from lipcompile.errors import RunFailure
-from lipcompile.provenance import SITES
+from lipcompile.records import SITES
 from lipcompile.runtime import package_version
 from lipcompile.torchview.backward import Gradient
 from lipcompile.torchview.program import is_out_of_memory

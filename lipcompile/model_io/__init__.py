@@ -14,7 +14,14 @@ from lipcompile.model_io.rendering import (
     serialize,
     with_extra_outputs,
 )
-from lipcompile.model_io.saving import beside, check_output, give_back, paths_among, save
+from lipcompile.model_io.saving import (
+    beside,
+    check_output,
+    give_back,
+    paths_among,
+    save,
+    with_plain_locations,
+)
 
 __all__ = [
     "LoadedModel",
@@ -29,4 +36,5 @@ __all__ = [
     "save",
     "serialize",
     "with_extra_outputs",
+    "with_plain_locations",
 ]

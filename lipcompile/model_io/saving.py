@@ -133,6 +133,12 @@ def _relocated(proto: onnx.ModelProto, targets: Mapping[str, Path]) -> onnx.Mode
     return moved
 
 
+def with_plain_locations(source: LoadedModel, proto: onnx.ModelProto) -> onnx.ModelProto:
+    """`proto` with its external data in files "0", "1", ...: to compare two saved models."""
+    names = {location: Path(str(i)) for i, location in enumerate(_locations(source))}
+    return _relocated(proto, names)
+
+
 def _path_of(source: LoadedModel, location: str) -> Path:
     return next(item.path for item in source.external if item.location == location)
 

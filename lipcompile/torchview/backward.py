@@ -14,7 +14,7 @@ import onnx_ir as ir
 import torch
 
 from lipcompile.errors import ModelError, OptionError
-from lipcompile.provenance import read_sites
+from lipcompile.records import read_sites
 
 Gradient = Literal["exact", "quantised", "identity", "smooth"]
 _STEEPNESS = 4.0  # of the smooth surrogate; slope at most 1.72 (`Smooth.slope` at a = 4)

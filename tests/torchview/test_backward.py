@@ -12,7 +12,7 @@ import torch
 import lipcompile
 from lipcompile import Selector
 from lipcompile.errors import ModelError, OptionError
-from lipcompile.provenance import read_sites
+from lipcompile.records import read_sites
 from lipcompile.torchview import torch_view
 from lipcompile.torchview.backward import Gradient
 from tests.torchview.graphs import graph, normal, runtime_values

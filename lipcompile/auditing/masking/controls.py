@@ -19,8 +19,8 @@ from lipcompile.auditing.masking.check import LEVEL, Check
 from lipcompile.auditing.statistics import mcnemar
 from lipcompile.auditing.victim import Settings, Victim, open_victim
 from lipcompile.errors import InputError, LipCompileError
-from lipcompile.provenance import read_sites
 from lipcompile.rebuild import rebuild_forged
+from lipcompile.records import read_sites
 
 # Factors on the thresholds; the second is for float16, which holds nothing below 6e-8.
 _NEAR_ZERO = (2.0**-30, 2.0**-12)

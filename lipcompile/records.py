@@ -1,0 +1,41 @@
+"""Reading what a hardened model says of itself; `lipcompile.provenance` lists the keys."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from lipcompile.errors import ModelError
+from lipcompile.ops import MARK
+
+SITES = f"{MARK}.sites"
+COLUMNS = f"{MARK}.columns"
+DROPPED = f"{MARK}.dropped"
+SOURCE_FILE = f"{MARK}.file"
+
+
+def is_hardened(metadata: Mapping[str, str]) -> bool:
+    return SITES in metadata or COLUMNS in metadata
+
+
+def read_sites(metadata: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The site records of a hardened model, or []; see `read_records`."""
+    return read_records(metadata, SITES)
+
+
+def read_records(metadata: Mapping[str, str], key: str) -> list[dict[str, Any]]:
+    """The records of a hardened model under `key`, or [].
+
+    Raises:
+        ModelError: The provenance is damaged.
+    """
+    try:
+        records = json.loads(metadata.get(key, "[]"))
+        if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
+            raise ValueError("not a list of objects")
+    except (ValueError, RecursionError) as error:
+        raise ModelError(
+            f"metadata '{key}' is damaged ({error}): harden the original model again"
+        ) from error
+    return records
