@@ -1,6 +1,6 @@
 """What does hardening do to clean accuracy?
 
-Hardens a model at 2^-8, 2^-7 and 2^-6 in both forms, and counts correct answers on labelled
+Hardens a model at 2^-8, 2^-7 and 2^-6 in every form, and counts correct answers on labelled
 images before and after. Thresholds come from other images than those that are counted: where
 CALIBRATION and LABELLED are the same, from every second one. The difference is paired:
 `gained` and `lost` are images that only the hardened, or only the original model classifies
@@ -20,6 +20,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from lipcompile.calibration.batches import Batcher
 from lipcompile.calibration.preprocess.resolve import resolve
 from lipcompile.calibration.sources.opening import open_source
 from lipcompile.cli.options import parse_numbers, parse_size
+from lipcompile.forged import FORMS
 from lipcompile.runtime import open_session
 
 
@@ -53,8 +55,9 @@ def classify(model: Path, feeds: Sequence[tuple[dict[str, np.ndarray], int]]) ->
     return np.concatenate(chunks)
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """Model, calibration, labelled images, and the flags of preprocessing."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("model", type=Path)
     parser.add_argument("calibration")
     parser.add_argument("labelled")
@@ -70,11 +73,33 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--interpolation")
     parser.add_argument("--color")
     parser.add_argument("--layout")
-    return parser.parse_args()
+    return parser
 
 
-def main() -> None:
-    arguments = parse()
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """Images that are counted, and others that thresholds come from.
+
+    Attributes:
+        model: The original.
+        feeds: Batches, each with its number of images.
+        labels: The class of every image.
+        calibration: Data for thresholds.
+        scan: How to read it.
+    """
+
+    model: Path
+    feeds: Sequence[tuple[dict[str, np.ndarray], int]]
+    labels: np.ndarray
+    calibration: object
+    scan: ScanOptions
+
+    def correct(self, model: Path) -> np.ndarray:
+        """Which images `model` classifies correctly."""
+        return classify(model, self.feeds) == self.labels
+
+
+def read(arguments: argparse.Namespace) -> Labelled:
     flags = {
         "mean": parse_numbers("mean", arguments.mean),
         "std": parse_numbers("std", arguments.std),
@@ -83,7 +108,6 @@ def main() -> None:
     for name in ("rescale", "crop_pct", "crop_mode", "interpolation", "color", "layout"):
         flags[name] = getattr(arguments, name)
     flags = {name: value for name, value in flags.items() if value is not None}
-
     inputs = model_io.load(arguments.model).inputs
     source = open_source(
         arguments.labelled, inputs, preprocess=lambda: resolve(inputs[0], **flags)
@@ -96,25 +120,29 @@ def main() -> None:
     labels = labels_of([sample.name for sample in samples], arguments)
     batcher = Batcher(inputs)
     feeds = [(batcher.feeds(batch), len(batch)) for batch in batcher.group(samples)]
-    before = classify(arguments.model, feeds) == labels
-    print(f"{arguments.model.name}: {before.mean():.2%} of {len(labels)} before")
-
     image_flags = flags if calibration is arguments.calibration else {}
     scan = ScanOptions(samples=arguments.calibration_samples, image_flags=image_flags)
-    table = lipcompile.calibrate(arguments.model, calibration, scan=scan)
+    return Labelled(arguments.model, feeds, labels, calibration, scan)
+
+
+def main() -> None:
+    images = read(make_parser(__doc__).parse_args())
+    before = images.correct(images.model)
+    print(f"{images.model.name}: {before.mean():.2%} of {len(images.labels)} before")
+    table = lipcompile.calibrate(images.model, images.calibration, scan=images.scan)
     print(f"  thresholds from {table.data.samples} samples")
     with tempfile.TemporaryDirectory() as folder:
-        for form in ("smooth", "hard"):
+        for form in FORMS:
             for exponent in (8, 7, 6):
                 result = lipcompile.harden(
-                    arguments.model,
+                    images.model,
                     table=table,
                     form=form,
                     cr=2.0**-exponent,
                     output=Path(folder) / f"{form}{exponent}.onnx",
                 )
                 assert result.output is not None
-                after = classify(result.output, feeds) == labels
+                after = images.correct(result.output)
                 gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
                 print(
                     f"  {form:6} 2^-{exponent}: {after.mean():.2%} "
