@@ -10,12 +10,16 @@ backward what every consumer needs of them:
 Since rows are decided before the columns that they read, one walk reaches the fixed point. A
 consumer that cannot do with fewer channels *holds* all of them, whether it uses them or not.
 Both walks are linear in the size of the graph.
+
+Channels that a convolution or a pool reads go in whole blocks: runtimes compute these
+operators on blocks of channels. (A LeNet that was left with 28 and 57 of 32 and 64 channels
+took 1.1 to 1.2 times as long in ONNX Runtime, with fewer numbers to compute.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -53,6 +57,11 @@ _RULES: Mapping[str, _Rule] = {
 }
 
 
+_WORKS_ON_BLOCKS = frozenset(
+    {"Conv", "MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"}
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Demand:
     """What is asked of the channels of a value.
@@ -60,32 +69,41 @@ class Demand:
     Attributes:
         used: bool [channels], which of them are used; None where no reader tells.
         held: Why all of them have to stay; "" where none has to for this reason.
+        blocked: Whether a reader works on blocks of channels.
     """
 
     used: np.ndarray | None = None
     held: str = ""
+    blocked: bool = False
 
     def join(self, other: Demand) -> Demand:
         """Both demands at once."""
-        held = self.held or other.held
+        held, blocked = self.held or other.held, self.blocked or other.blocked
         if self.used is None or other.used is None:
-            return Demand(other.used if self.used is None else self.used, held)
+            return Demand(other.used if self.used is None else self.used, held, blocked)
         if self.used.shape != other.used.shape:
-            return Demand(None, held or UNKNOWN_SHAPE)
-        return Demand(self.used | other.used, held)
+            return Demand(None, held or UNKNOWN_SHAPE, blocked)
+        return Demand(self.used | other.used, held, blocked)
 
     @property
     def unused(self) -> int:
         return 0 if self.used is None else int((~self.used).sum())
 
-    def rows(self) -> np.ndarray | None:
-        """bool [channels], which of them stay; None for all. One always does."""
+    def rows(self, block: int) -> np.ndarray | None:
+        """bool [channels], which of them stay; None for all. One always does, and whole
+        blocks where there were whole blocks and a reader works on them."""
         if self.held or not self.unused:
             return None
         assert self.used is not None
         stay = self.used.copy()
         stay[0] |= not stay.any()
+        if self.fills(block):
+            stay[np.flatnonzero(~stay)[: -int(stay.sum()) % block]] = True
         return None if stay.all() else stay
+
+    def fills(self, block: int) -> bool:
+        """Whether the channels are whole blocks, and a reader works on them."""
+        return self.blocked and self.used is not None and self.used.size % block == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +125,13 @@ class Liveness:
     held: tuple[tuple[str, int, str], ...]
 
 
-def analyse(model: ir.Model) -> Liveness:
-    """Decides for every channel of `model`; edits nothing."""
+def analyse(model: ir.Model, block: int) -> Liveness:
+    """Decides for every channel of `model`; edits nothing.
+
+    Args:
+        model: The model.
+        block: How many channels a convolution or a pool computes at once.
+    """
     scope = open_scope(model)
     passages = {node: _passage(node, scope) for node in in_order(model.graph)}
     demands = _from_outside(model.graph)
@@ -116,10 +139,16 @@ def analyse(model: ir.Model) -> Liveness:
     for node, passage in reversed(passages.items()):
         out = demands.get(node.outputs[0], Demand()) if node.outputs else Demand()
         out = _checked(out.join(Demand(held=passage.obstacle)), passage)
-        stay = out.rows() if passage.kind == "linear" and passage.layout is not None else None
+        stay = (
+            out.rows(block)
+            if passage.kind == "linear" and passage.layout is not None
+            else None
+        )
         if stay is not None:
             rows[node] = stay
         wanted = _wanted(passage, out, stay)
+        if standard_op(node) in _WORKS_ON_BLOCKS:
+            wanted = {index: replace(item, blocked=True) for index, item in wanted.items()}
         other = Demand(held=f"is read by {_who(node, scope)}, which may mix channels")
         if passage.kind == "opaque" and passage.obstacle:
             other = Demand(held=passage.obstacle)
@@ -131,13 +160,13 @@ def analyse(model: ir.Model) -> Liveness:
         passages,
         scope,
         _stay(passages, rows),
-        tuple((scope.name(n), rows[n]) for n in passages if n in rows),
-        tuple(_held(model.graph, passages, scope, demands)),
+        tuple((scope.name(n), rows[n]) for n in model.graph if n in rows),
+        tuple(_held(model.graph, passages, scope, demands, block)),
     )
 
 
 def in_order(graph: ir.Graph) -> list[ir.Node]:
-    """The nodes, each after what it reads; in their own order where that is free."""
+    """The nodes, each after what it reads. (ONNX Runtime takes them in any order.)"""
     readers: dict[ir.Node, list[ir.Node]] = {node: [] for node in graph}
     missing: dict[ir.Node, int] = {}
     for node in graph:
@@ -203,7 +232,7 @@ def _wanted(passage: Passage, out: Demand, rows: np.ndarray | None) -> dict[int,
     if passage.kind == "concat":
         ends = np.cumsum((0, *passage.parts))
         parts = [out.used[start:end] for start, end in pairwise(ends)]
-        return {index: Demand(parts[index], out.held) for index in passage.data}
+        return {index: replace(out, used=parts[index]) for index in passage.data}
     return dict.fromkeys(passage.data, out)
 
 
@@ -254,21 +283,28 @@ def _held(
     passages: Mapping[ir.Node, Passage],
     scope: Scope,
     demands: Mapping[ir.Value, Demand],
+    block: int,
 ) -> list[tuple[str, int, str]]:
     """Channels that nobody uses, and that stay."""
     held = []
     for value in graph.inputs:
         if unused := demands.get(value, Demand()).unused:
             held.append((value.name or "", unused, "is an input of the graph"))
-    for node, passage in passages.items():
+    for node in graph:
+        passage = passages[node]
         demand = demands.get(node.outputs[0], Demand()) if node.outputs else Demand()
         if not demand.unused or (passage.layout is not None and passage.kind != "linear"):
             continue
+        unused = demand.unused
         if passage.kind == "linear":
             reason = passage.obstacle or demand.held
+            if not reason and demand.fills(block):
+                stay = demand.rows(block)
+                unused -= int((~stay).sum()) if stay is not None else 0
+                reason = f"would leave a number of channels that is no multiple of {block}"
         else:
             other = f"is made by {_who(node, scope)}, not by a layer that could lose it"
             reason = passage.obstacle or other
-        if reason:
-            held.append((scope.name(node), demand.unused, reason))
+        if unused and reason:
+            held.append((scope.name(node), unused, reason))
     return held

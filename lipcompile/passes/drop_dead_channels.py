@@ -87,11 +87,19 @@ class CompactionReport:
 
 @dataclass(frozen=True, slots=True)
 class DropDeadChannels:
-    """Drops the dead channels of a graph in place; the same graph gives the same result."""
+    """Drops the dead channels of a graph in place; the same graph gives the same result.
+
+    Attributes:
+        block: Channels that a convolution or a pool reads go in multiples of this many, as
+            far as they were such a multiple. 16 is the block of ONNX Runtime with AVX-512,
+            and a multiple of the others.
+    """
+
+    block: int = 16
 
     def __call__(self, model: ir.Model) -> CompactionReport:
         """Applies the pass."""
-        liveness = analyse(model)
+        liveness = analyse(model, self.block)
         parameters = sum(_cut(node, liveness) for node in liveness.passages)
         for value, stay in liveness.stay.items():
             _resize(value, liveness.scope.layouts[value].axis, stay)

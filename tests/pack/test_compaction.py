@@ -70,7 +70,7 @@ def zeroed(pack_model: PackModel) -> onnx.ModelProto:
 
 def compact(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, CompactionReport]:
     loaded = model_io.load(proto)
-    report = DropDeadChannels()(loaded.graph_ir)
+    report = DropDeadChannels(block=1)(loaded.graph_ir)
     return model_io.render(loaded.proto, loaded.graph_ir), report
 
 
@@ -127,3 +127,17 @@ def test_untouched_models_keep_their_bytes(name: str, pack: dict[str, PackModel]
     assert after.SerializeToString(deterministic=True) == before.SerializeToString(
         deterministic=True
     )
+
+
+def test_channels_in_front_of_convolutions_and_pools_go_in_whole_blocks(
+    pack: dict[str, PackModel],
+) -> None:
+    loaded = model_io.load(zeroed(pack["opennsfw"]))
+    report = DropDeadChannels()(loaded.graph_ir)
+    after = model_io.render(loaded.proto, loaded.graph_ir)
+    assert len(report.dropped) >= 20
+    assert {(row.count - len(row.channels)) % 16 for row in report.dropped} == {0}
+    assert any("no multiple of 16" in row.reason for row in report.kept)
+    before = outputs(zeroed(pack["opennsfw"]), pack["opennsfw"])
+    for old, new in zip(before, outputs(after, pack["opennsfw"]), strict=True):
+        np.testing.assert_allclose(new, old, rtol=0, atol=1e-5)
