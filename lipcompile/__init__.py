@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from lipcompile.results import HardenResult as HardenResult
     from lipcompile.runtime import RuntimeOptions as RuntimeOptions
     from lipcompile.sites import Selector as Selector
+    from lipcompile.stripping import StripResult as StripResult
+    from lipcompile.stripping import strip as strip
+    from lipcompile.verifying.results import VerifyResult as VerifyResult
+    from lipcompile.verifying.verify import verify as verify
 
 _HOMES = {
     "AuditResult": "lipcompile.auditing.results",
@@ -45,6 +49,8 @@ _HOMES = {
     "RuntimeOptions": "lipcompile.runtime",
     "ScanOptions": "lipcompile.calibration.scan",
     "Selector": "lipcompile.sites",
+    "StripResult": "lipcompile.stripping",
+    "VerifyResult": "lipcompile.verifying.results",
     "audit": "lipcompile.auditing.audit",
     "calibrate": "lipcompile.calibration.calibrate",
     "harden": "lipcompile.compiler",
@@ -52,6 +58,8 @@ _HOMES = {
     "load_table": "lipcompile.calibration.table",
     "make_form": "lipcompile.forged",
     "merge_tables": "lipcompile.calibration.merge",
+    "strip": "lipcompile.stripping",
+    "verify": "lipcompile.verifying.verify",
 }
 
 __all__ = ["__version__", *_HOMES]

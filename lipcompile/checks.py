@@ -87,9 +87,28 @@ def check_outputs(
         ) from error
     comparison = _Comparison()
     for probe in probes:
-        results = session.run(list(probe.outputs), probe.feeds)
-        comparison.add(source.name, probe, results)
+        comparison.add(probe, session.run(list(probe.outputs), probe.feeds))
+        if comparison.broken:
+            raise CheckFailed(
+                f"output '{comparison.broken[0]}' of the hardened '{source.name}' is NaN or "
+                "infinite on calibration data where the original's is finite: nothing was "
+                "written; try a smaller --cr, or report this with the model"
+            )
     return comparison.result() if probes else None
+
+
+def measure_agreement(
+    session: runtime.Session, probes: Sequence[Probe]
+) -> tuple[Agreement, tuple[str, ...]]:
+    """How a model's outputs compare with those of `probes`.
+
+    Returns:
+        The comparison, and the outputs that are NaN or infinite where the original's is not.
+    """
+    comparison = _Comparison()
+    for probe in probes:
+        comparison.add(probe, session.run(list(probe.outputs), probe.feeds))
+    return comparison.result(), tuple(comparison.broken)
 
 
 def _loads(source: LoadedModel, options: RuntimeOptions) -> bool:
@@ -110,8 +129,9 @@ class _Comparison:
         self.difference = 0.0
         self.scale = 0.0
         self.nan = False
+        self.broken: list[str] = []  # outputs that became NaN or infinite
 
-    def add(self, name: str, probe: Probe, results: dict[str, np.ndarray]) -> None:
+    def add(self, probe: Probe, results: dict[str, np.ndarray]) -> None:
         self.samples += probe.count
         first = True
         for output, before in probe.outputs.items():
@@ -119,35 +139,29 @@ class _Comparison:
                 continue
             after = np.asarray(results[output], dtype=np.float64)
             before = np.asarray(before, dtype=np.float64)
-            self._check_finite(name, output, before, after)
-            finite = np.isfinite(before)
+            if output not in self.broken and _breaks(before, after):
+                self.broken.append(output)
             self.nan |= bool(np.isnan(before).any())
-            if after.shape == before.shape and finite.any():
-                change = np.abs(after[finite] - before[finite])
-                self.difference = max(self.difference, float(change.max()))
-                self.scale = max(self.scale, float(np.abs(before[finite]).max()))
+            if after.shape == before.shape:
+                self._compare(before, after)
                 if first:
-                    rows = len(before) - probe.padding if before.ndim else 0
+                    rows = _own_rows(probe, before)
                     self._compare_top1(before[:rows], after[:rows])
             first = False
 
-    def _check_finite(
-        self, name: str, output: str, before: np.ndarray, after: np.ndarray
-    ) -> None:
-        worse = ~np.isfinite(after)
-        if before.shape == after.shape:
-            worse &= np.isfinite(before)
-        if worse.any():
-            raise CheckFailed(
-                f"output '{output}' of the hardened '{name}' is NaN or infinite on "
-                "calibration data where the original's is finite: nothing was written; try a "
-                "smaller --cr, or report this with the model"
-            )
+    def _compare(self, before: np.ndarray, after: np.ndarray) -> None:
+        finite = np.isfinite(before) & np.isfinite(after)
+        if finite.any():
+            change = np.abs(after[finite] - before[finite])
+            self.difference = max(self.difference, float(change.max()))
+            self.scale = max(self.scale, float(np.abs(before[finite]).max()))
 
     def _compare_top1(self, before: np.ndarray, after: np.ndarray) -> None:
         """Scores are [N, C] with C > 1, up to axes of length 1; a map or sequence has none."""
         rows = len(before)
-        if before.ndim < 2 or before[0].size < 2 or max(before.shape[1:]) != before[0].size:
+        if not rows or before.ndim < 2 or not np.isfinite(before).any():
+            return
+        if before[0].size < 2 or max(before.shape[1:]) != before[0].size:
             return
         best = [scores.reshape(rows, -1).argmax(axis=1) for scores in (before, after)]
         self.same += int((best[0] == best[1]).sum())
@@ -160,6 +174,22 @@ class _Comparison:
             self.difference / self.scale if self.scale else self.difference,
             self.nan,
         )
+
+
+def _breaks(before: np.ndarray, after: np.ndarray) -> bool:
+    """Whether `after` is NaN or infinite somewhere where `before` is finite."""
+    worse = ~np.isfinite(after)
+    if before.shape == after.shape:
+        worse &= np.isfinite(before)
+    return bool(worse.any())
+
+
+def _own_rows(probe: Probe, output: np.ndarray) -> int:
+    """How many rows are those of samples; all, where axis 0 does not count samples."""
+    if output.ndim == 0:
+        return 0
+    batched = len(output) == probe.count + probe.padding
+    return len(output) - (probe.padding if batched else 0)
 
 
 def _is_float(array: np.ndarray) -> bool:

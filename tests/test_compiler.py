@@ -460,7 +460,7 @@ def test_only_class_scores_are_compared_by_their_arg_max(
 
     before = np.random.default_rng(0).normal(size=shape).astype("float32")
     comparison = _Comparison()
-    comparison.add("m", Probe({}, {"y": before}, 4), {"y": -before})
+    comparison.add(Probe({}, {"y": before}, 4), {"y": -before})
     result = comparison.result()
     assert comparison.compared == compared
     assert (result.top1 is None) == (compared == 0)

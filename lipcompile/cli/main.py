@@ -22,6 +22,8 @@ COMMANDS = {
     "calibrate": "Record activation maxima over calibration data.",
     "merge": "Merge calibration tables of one model.",
     "inspect": "List linear layers, and what would be done to them.",
+    "verify": "Check that a hardened model is what its provenance says.",
+    "strip": "Give back the model as it was before hardening.",
     "audit": "Attack a hardened model and its original, and compare them.",
     "demo": "Harden a bundled classifier, and measure it.",
     "doctor": "Check versions, execution providers and extras.",

@@ -1,0 +1,191 @@
+"""strip(): the model as it was before hardening."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lipcompile import model_io
+from lipcompile.errors import CheckFailed, ModelError
+from lipcompile.model_io import LoadedModel
+from lipcompile.ops import MARK
+from lipcompile.passes.remove_forged import RemoveForged
+from lipcompile.records import (
+    COLUMNS,
+    SOURCE_FILE,
+    is_hardened,
+    read_records,
+    read_sites,
+)
+from lipcompile.text import count
+
+_SOURCE = f"{MARK}.source"
+_INLINED = f"{MARK}.inlined"
+
+
+def strip(
+    model: object, output: str | os.PathLike[str] | None = None, force: bool = False
+) -> StripResult:
+    """Takes the forged functions out of a hardened model, of every run.
+
+    The result computes what the model computed before it was hardened (its digest is compared
+    with the one in the provenance), and is the very bytes of that file where the file can be
+    known: no local function was inlined, no external data got another name, and the file was
+    serialised in protobuf's usual way.
+
+    Args:
+        model: A path, `onnx.ModelProto`, `onnx_ir.Model` or graphsurgeon `Graph`.
+        output: The file to write; for a path the default is `<stem>.stripped.onnx` beside it,
+            for other kinds nothing is written by default.
+        force: Replace an existing file.
+
+    Returns:
+        The result; `result.model` is the original in the kind that was handed in.
+
+    Raises:
+        ModelError: The model is not hardened, its weights were edited (variant "weight"), or
+            another tool changed it.
+        OutputError: The output cannot be written.
+        CheckFailed: The result is not what was hardened; nothing was written.
+    """
+    target = _target(model, output)
+    if target is not None:
+        model_io.check_output(target, force, model_io.paths_among(model))
+    loaded = model_io.load(model)
+    _check_forged(loaded)
+    records = read_sites(loaded.metadata)
+    RemoveForged(records)(loaded.graph_ir)
+    dropped = {key: None for key in loaded.metadata if key.startswith(f"{MARK}.")}
+    proto = model_io.render(loaded.proto, loaded.graph_ir, dropped)
+    digest = hashlib.sha256(model_io.serialize(proto)).hexdigest()
+    if digest != loaded.metadata.get(SOURCE_FILE):
+        _check_source(loaded, proto)
+    files = model_io.save(loaded, proto, target) if target is not None else ()
+    if files:
+        digest = hashlib.sha256(files[0].read_bytes()).hexdigest()
+    is_path = loaded.kind == "path"
+    return StripResult(
+        model=files[0] if is_path else model_io.give_back(loaded, proto),
+        name=loaded.name,
+        output=files[0] if files else None,
+        files=files,
+        layers=tuple(name for record in records for name in record["layers"]),
+        source=loaded.metadata[_SOURCE],
+        source_file=loaded.metadata.get(SOURCE_FILE),
+        file=digest,
+        differences=_differences(loaded),
+    )
+
+
+def _target(model: object, output: str | os.PathLike[str] | None) -> Path | None:
+    if output is not None:
+        return Path(output)
+    if not isinstance(model, (str, os.PathLike)):
+        return None
+    path = Path(model)
+    if path.name.endswith(".hardened.onnx"):
+        path = path.with_name(path.name.removesuffix(".hardened.onnx") + ".onnx")
+    return model_io.beside(path, ".stripped.onnx")
+
+
+def _check_forged(loaded: LoadedModel) -> None:
+    metadata = loaded.metadata
+    if not is_hardened(metadata) or _SOURCE not in metadata:
+        raise ModelError(
+            f"'{loaded.name}' is not hardened (its metadata has no '{_SOURCE}' with what was "
+            "done): there is nothing to strip"
+        )
+    if COLUMNS in metadata:
+        layers = [r for r in read_records(metadata, COLUMNS) if r.get("columns")]
+        raise ModelError(
+            f"'{loaded.name}' was hardened by editing the weights of "
+            f"{count(layers, 'layer')} (variant weight), and what stood there is not in the "
+            f"file: take the original, {metadata[_SOURCE]}"
+        )
+
+
+def _check_source(loaded: LoadedModel, proto: Any) -> None:
+    digest = model_io.load(proto, loaded.base_dir).digest
+    if digest != loaded.metadata[_SOURCE]:
+        raise CheckFailed(
+            f"'{loaded.name}' without its forged functions is {digest}, and what was hardened "
+            f"is {loaded.metadata[_SOURCE]}: another tool changed the file after hardening; "
+            "nothing was written; take the original"
+        )
+
+
+def _differences(loaded: LoadedModel) -> tuple[str, ...]:
+    """Why the bytes may differ from the original's, although it computes the same."""
+    found = []
+    if _INLINED in loaded.metadata:
+        found.append(f"local functions were inlined: {loaded.metadata[_INLINED]}")
+    if loaded.external:
+        found.append("external data lies in files of other names")
+    return tuple(found) or ("it was serialised in another way: order or storage of fields",)
+
+
+@dataclass(frozen=True, slots=True)
+class StripResult:
+    """What `strip` gave back.
+
+    Attributes:
+        model: The original, as the kind of object that was handed in; for a path, the path
+            of the file that was written.
+        name: Name of the hardened model.
+        output: The file that was written, if any.
+        files: Every file that was written, the model first.
+        layers: Names of the layers whose forged function was taken out.
+        source: Digest of what the original computes; the result's is the same.
+        source_file: SHA-256 of the original's file, in hexadecimal, where it was one.
+        file: SHA-256 of the result's bytes.
+        differences: Where the bytes are not identical: in what they differ.
+    """
+
+    model: Any
+    name: str
+    output: Path | None
+    files: tuple[Path, ...]
+    layers: tuple[str, ...]
+    source: str
+    source_file: str | None
+    file: str
+    differences: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.identical is not False:
+            object.__setattr__(self, "differences", ())
+
+    @property
+    def identical(self) -> bool | None:
+        """Whether these are the very bytes that were hardened; None where no file was."""
+        return None if self.source_file is None else self.file == self.source_file
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "model": self.name,
+            "output": str(self.output) if self.output else None,
+            "files": [str(path) for path in self.files],
+            "layers": list(self.layers),
+            "identical": self.identical,
+            "differences": list(self.differences),
+            "source": self.source,
+            "source_file": self.source_file,
+            "file": self.file,
+        }
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}: forged functions of {count(self.layers, 'layer')} taken out"]
+        if self.identical:
+            lines.append(
+                f"byte-identical to the model that was hardened (sha256 {self.file[:12]}...)"
+            )
+        else:
+            lines.append(f"computes what the model that was hardened did ({self.source[:19]})")
+            lines += [f"its bytes differ: {difference}" for difference in self.differences]
+        if self.identical is None:
+            lines.append("whether the bytes are the same is unknown: no file was hardened")
+        lines += [f"wrote '{path}' ({path.stat().st_size:,} bytes)" for path in self.files]
+        return "\n".join(lines)

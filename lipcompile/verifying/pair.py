@@ -1,0 +1,133 @@
+"""The two models of a verification, which must belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from lipcompile import model_io
+from lipcompile.attributes import integer
+from lipcompile.errors import ModelError
+from lipcompile.forged import ForgedFunction, make_form
+from lipcompile.linear_layers import LinearLayer
+from lipcompile.model_io import LoadedModel
+from lipcompile.ops import MARK
+from lipcompile.records import (
+    COLUMNS,
+    DROPPED,
+    SOURCE_FILE,
+    is_hardened,
+    read_records,
+    read_sites,
+)
+from lipcompile.sites import Selector, Site, find_sites
+from lipcompile.verifying.results import VerifyCheck
+from lipcompile.weights import Weight
+
+Record = Mapping[str, Any]
+SOURCE = f"{MARK}.source"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An original and its hardened model; neither graph is edited.
+
+    Attributes:
+        original: The model before hardening.
+        hardened: The file in question.
+        sites: The provenance's records of forged sites.
+        columns: Its records of layers with zeroed columns.
+    """
+
+    original: LoadedModel
+    hardened: LoadedModel
+    sites: tuple[Record, ...]
+    columns: tuple[Record, ...]
+
+    @property
+    def compacted(self) -> bool:
+        """Whether channels were removed."""
+        return DROPPED in self.hardened.metadata
+
+    @cached_property
+    def found(self) -> tuple[Site, ...]:
+        """Every site of the original."""
+        return find_sites(self.original.graph_ir, Selector("all")).sites
+
+    @cached_property
+    def layers(self) -> dict[str, LinearLayer]:
+        """The original's layers by name."""
+        return {layer.name: layer for site in self.found for layer in site.layers}
+
+    @cached_property
+    def dtypes(self) -> dict[str, str]:
+        """Element types of the original's sites by tensor."""
+        return {site.tensor: site.dtype for site in self.found}
+
+    @cached_property
+    def original_nodes(self) -> dict[str, ir.Node]:
+        return nodes_by_output(self.original.graph_ir.graph)
+
+    @cached_property
+    def hardened_nodes(self) -> dict[str, ir.Node]:
+        return nodes_by_output(self.hardened.graph_ir.graph)
+
+
+def nodes_by_output(graph: ir.Graph) -> dict[str, ir.Node]:
+    return {value.name: node for node in graph for value in node.outputs if value.name}
+
+
+def form_of(record: Record) -> ForgedFunction:
+    """The forged function that a record names."""
+    return make_form(record["form"], **{k: record[k] for k in ("a", "b") if k in record})
+
+
+def as_read(weight: Weight, array: np.ndarray) -> np.ndarray:
+    """Stored numbers as the node reads them, but for DequantizeLinear."""
+    for node in weight.chain:
+        if node.op_type == "Cast":
+            array = array.astype(ir.DataType(integer(node, "to", 1)).numpy())
+    return np.ascontiguousarray(array)
+
+
+def open_pair(original: object, hardened: object) -> tuple[Pair, VerifyCheck]:
+    """Loads both.
+
+    Raises:
+        ModelError: One cannot be read, or they do not belong together.
+    """
+    before, after = model_io.load(original), model_io.load(hardened)
+    metadata = after.metadata
+    if not is_hardened(metadata) or SOURCE not in metadata:
+        swapped = is_hardened(before.metadata)
+        advice = (
+            "give the original first, then the hardened model"
+            if swapped
+            else "name the file that 'lipcompile harden' wrote"
+        )
+        raise ModelError(
+            f"'{after.name}' is not hardened (its metadata does not say what was done to it), "
+            f"so there is nothing to verify: {advice}"
+        )
+    if metadata[SOURCE] != before.digest:
+        raise ModelError(
+            f"'{after.name}' and '{before.name}' do not belong together: what was hardened is "
+            f"{metadata[SOURCE]}, and '{before.name}' is {before.digest}: name the original"
+        )
+    sites, columns = read_sites(metadata), read_records(metadata, COLUMNS)
+    pair = Pair(before, after, tuple(sites), tuple(columns))
+    return pair, VerifyCheck("belongs together", True, _same(pair))
+
+
+def _same(pair: Pair) -> str:
+    text = f"the provenance names {pair.original.digest[:19]}"
+    recorded, digest = pair.hardened.metadata.get(SOURCE_FILE), pair.original.file_digest
+    if recorded is None or digest is None:
+        return text
+    same = "the very bytes" if recorded == digest else "another file that computes the same"
+    return f"{text}; the original is {same}"

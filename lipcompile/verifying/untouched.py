@@ -1,0 +1,169 @@
+"""What the provenance does not name stands as it was: found without building anything.
+
+The check of the rebuilt model trusts the passes that LipCompile hardens with; this one only
+reads both files. A node may differ from the original's in
+
+    an input that read the tensor x, and reads f_c(x) now, or its copy behind Q and DQ;
+    a bias, or the bound of a Clip, where the record of a site says so;
+    ThresholdedRelu in place of Relu, the same;
+    the weight, for a layer whose columns were zeroed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from lipcompile import model_io
+from lipcompile.ops import MARK
+from lipcompile.passes.remove_forged import equals_of
+from lipcompile.text import count
+from lipcompile.verifying.pair import Pair
+from lipcompile.verifying.rebuilding import frozen
+from lipcompile.verifying.results import VerifyCheck, some
+from lipcompile.weights import Weight, stored_weight
+
+NAME = "untouched nodes and weights"
+_PASSES_ON = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast", "Identity"})
+
+
+def check_untouched(pair: Pair) -> VerifyCheck:
+    """Every node and weight that the provenance does not name, byte for byte."""
+    if pair.compacted:
+        reason = "channels were removed, which changes most shapes: see the rebuilt model"
+        return VerifyCheck(NAME, None, reason)
+    claims = _claims(pair)
+    before = model_io.with_plain_locations(pair.original, pair.original.proto).graph
+    after = model_io.with_plain_locations(pair.hardened, pair.hardened.proto).graph
+    found = [*_nodes(before, after, claims), *_weights(before, after, claims)]
+    if found:
+        return VerifyCheck(NAME, False, some(found))
+    stored = {tensor.name for tensor in before.initializer}
+    weights = count(stored, "initializer")
+    kept = (
+        weights
+        if not stored & claims.weights
+        else f"{len(stored - claims.weights)} of {weights}"
+    )
+    text = f"the original's {count(before.node, 'node')} and {kept} stand byte for byte"
+    return VerifyCheck(NAME, True, f"{text}, but for what the records name")
+
+
+@dataclass(slots=True)
+class _Claims:
+    """What the provenance says was edited.
+
+    Attributes:
+        reads: What reads a forged tensor -> the names that it may have read before.
+        inputs: (output of a node, index) -> an input that may be another constant.
+        activations: Outputs of activations that took a form in -> the way.
+        bounds: Outputs of Clip whose attribute max was lowered.
+        weights: Initializers and Constant nodes whose numbers were edited.
+    """
+
+    reads: dict[str, frozenset[str]] = field(default_factory=dict)
+    inputs: set[tuple[str, int]] = field(default_factory=set)
+    activations: dict[str, str] = field(default_factory=dict)
+    bounds: set[str] = field(default_factory=set)
+    weights: set[str] = field(default_factory=set)
+
+
+def _claims(pair: Pair) -> _Claims:
+    claims = _Claims()
+    for record in pair.sites:
+        anchor = pair.original_nodes[record["at"]]
+        value = next(v for v in anchor.outputs if v.name == record["at"])
+        if record["way"] == "insert":
+            names = frozenset(v.name or "" for v in equals_of(value))
+            claims.reads[record["forged"]] = names
+        else:
+            claims.activations[record["at"]] = record["way"]
+        for change in record.get("changes", []):
+            if "max" in change:
+                claims.bounds.add(change["node"])
+            elif "stored" in change:
+                claims.weights.add(change["was"])
+            else:
+                claims.inputs.add((change["node"], int(change["input"])))
+    for node in pair.hardened.graph_ir.graph:
+        source = node.inputs[0].name if node.inputs and node.inputs[0] is not None else None
+        output = node.outputs[0].name if node.outputs else None
+        if node.op_type in _PASSES_ON and source in claims.reads and _is_ours(output):
+            claims.reads[output or ""] = claims.reads[source]
+    _claim_columns(pair, claims)
+    return claims
+
+
+def _claim_columns(pair: Pair, claims: _Claims) -> None:
+    for record in pair.columns:
+        layer = pair.layers[record["layer"]]
+        index = 1 - layer.data_index
+        weight = stored_weight(layer.node, index)
+        if record["columns"] and isinstance(weight, Weight):
+            claims.weights.add(weight.root.name or "")
+            claims.inputs.add((layer.node.outputs[0].name or "", index))
+
+
+def _is_ours(name: str | None) -> bool:
+    return (name or "").startswith(f"{MARK}/")
+
+
+def _nodes(before: Any, after: Any, claims: _Claims) -> Iterator[str]:
+    new = {tuple(node.output): node for node in after.node}
+    old = {tuple(node.output): node for node in before.node}
+    for outputs, node in old.items():
+        if outputs not in new:
+            yield f"missing node '{node.name or outputs}'"
+        elif frozen(node) != frozen(_as_it_was(node, new[outputs], claims)):
+            yield f"changed node '{node.name or outputs}'"
+    for outputs, node in new.items():
+        if outputs not in old and not all(_is_ours(name) for name in outputs):
+            yield f"extra node '{node.name or outputs}'"
+    if [key for key in new if key in old] != [key for key in old if key in new]:
+        yield "the nodes stand in another order"
+
+
+def _as_it_was(before: Any, after: Any, claims: _Claims) -> Any:
+    """`after`, without the edits that the provenance names."""
+    output = after.output[0] if after.output else ""
+    plain = type(after)()
+    plain.CopyFrom(after)
+    inputs = [*after.input]
+    for index, (was, now) in enumerate(zip(before.input, after.input, strict=False)):
+        if was in claims.reads.get(now, ()) or (output, index) in claims.inputs:
+            inputs[index] = was
+    if len(after.input) == len(before.input) + 1:  # a bias where there was none
+        inputs = inputs[:-1] if (output, len(before.input)) in claims.inputs else inputs
+    del plain.input[:]
+    plain.input.extend(inputs)
+    _undo_activation(before, plain, claims)
+    return plain
+
+
+def _undo_activation(before: Any, plain: Any, claims: _Claims) -> None:
+    output = plain.output[0] if plain.output else ""
+    way = claims.activations.get(output)
+    if way is not None:
+        kept = [p for p in plain.metadata_props if not p.key.startswith(f"{MARK}.")]
+        del plain.metadata_props[:]
+        plain.metadata_props.extend(kept)
+    if way == "relu" and plain.op_type == "ThresholdedRelu":
+        plain.op_type = "Relu"
+        del plain.attribute[:]
+    if output in claims.bounds or output in claims.weights:
+        del plain.attribute[:]
+        plain.attribute.extend(before.attribute)
+
+
+def _weights(before: Any, after: Any, claims: _Claims) -> Iterator[str]:
+    new = {tensor.name: tensor for tensor in after.initializer}
+    for tensor in before.initializer:
+        if tensor.name not in new:
+            yield f"missing weight '{tensor.name}'"
+        elif tensor.name not in claims.weights and frozen(tensor) != frozen(new[tensor.name]):
+            yield f"changed weight '{tensor.name}'"
+    old = {tensor.name for tensor in before.initializer}
+    yield from (
+        f"extra weight '{name}'" for name in new if name not in old and not _is_ours(name)
+    )

@@ -1,0 +1,163 @@
+"""verify(): the one place where the steps meet.
+
+open both -> compare the files -> run the forged tensors -> compare the outputs -> the clock
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from lipcompile.calibration.scan import Progress, ScanOptions
+from lipcompile.checks import Agreement
+from lipcompile.errors import DataError, ModelError, OptionError, RunFailure
+from lipcompile.fusions import LostFusions
+from lipcompile.measure import LatencyRatio
+from lipcompile.runtime import RuntimeOptions
+from lipcompile.verifying import columns, rebuilding, tensors, thresholds, untouched
+from lipcompile.verifying.outputs import FINITE, Gates, check_outputs
+from lipcompile.verifying.pair import SOURCE, Pair, open_pair
+from lipcompile.verifying.results import VerifyCheck, VerifyResult
+from lipcompile.verifying.samples import Samples, read_samples
+from lipcompile.verifying.signature import check_signature
+from lipcompile.verifying.speed import (
+    Sessions,
+    check_fusions,
+    check_latency,
+    open_sessions,
+)
+
+
+def verify(
+    original: object,
+    hardened: object,
+    data: object = None,
+    *,
+    scan: ScanOptions | None = None,
+    runtime: RuntimeOptions | None = None,
+    pairs: int = 50,
+    min_agreement: float | None = None,
+    max_latency_ratio: float | None = None,
+    progress: Progress | None = None,
+) -> VerifyResult:
+    """Checks that a hardened model is what its provenance says.
+
+    The file is compared with the model that is built once more from the original and the
+    provenance; what the provenance does not name is compared with the original by itself;
+    every forged tensor is compared with the form's definition in NumPy on data. A provenance
+    is no signature: who can change the file can change it as well, so that both agree.
+
+    Args:
+        original: The model before hardening: a path, `onnx.ModelProto`, `onnx_ir.Model` or
+            graphsurgeon `Graph`.
+        hardened: The hardened model, the same.
+        data: As for `calibrate`; None draws random samples.
+        scan: How to read the data; without `samples`, 32 are taken. Each runs alone.
+        runtime: Execution providers and threads.
+        pairs: Pairs of runs for the latency ratio; 0 skips it.
+        min_agreement: Gate: least top-1 agreement, in [0, 1].
+        max_latency_ratio: Gate: largest median of hardened over original latency.
+        progress: Called with samples done and samples in all (None if unknown).
+
+    Returns:
+        The result; `result.holds` is the verdict, `result.failed_gates` the gates.
+
+    Raises:
+        ModelError: A model cannot be read, or the two do not belong together.
+        DataError: The data cannot be used with this model.
+        LipCompileError: See `lipcompile.errors`.
+    """
+    gates = Gates(min_agreement, max_latency_ratio)
+    if pairs < 0:
+        raise OptionError(f"pairs = {pairs} is negative: give 0 to skip the latency")
+    pair, first = open_pair(original, hardened)
+    run = _Run(pair, runtime or RuntimeOptions(), pairs)
+    run.measure(data, scan or ScanOptions(), progress)
+    return VerifyResult(
+        original=pair.original.name,
+        hardened=pair.hardened.name,
+        source=pair.hardened.metadata[SOURCE],
+        variant="weight" if pair.columns else "forged",
+        data=run.samples.label if run.samples else None,
+        checks=(first, *_file_checks(pair), *run.checks),
+        agreement=run.agreement,
+        latency=run.latency,
+        fusions=run.fusions,
+        failed_gates=gates.failures(run.agreement, run.latency),
+    )
+
+
+def _file_checks(pair: Pair) -> Iterator[VerifyCheck]:
+    yield check_signature(pair)
+    yield _guarded(rebuilding.NAME, partial(rebuilding.check_rebuilt, pair))
+    yield _guarded(untouched.NAME, partial(untouched.check_untouched, pair))
+    yield _guarded(thresholds.NAME, partial(thresholds.check_thresholds, pair))
+    if pair.columns:
+        yield _guarded(columns.NAME, partial(columns.check_columns, pair))
+
+
+def _guarded(name: str, check: Callable[[], VerifyCheck]) -> VerifyCheck:
+    """A provenance may say anything: what does not fit the models fails the check."""
+    try:
+        return check()
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        reason = f"the provenance does not fit ({type(error).__name__}: {error})"
+        return VerifyCheck(name, False, reason)
+
+
+@dataclass
+class _Run:
+    """What both models do on data."""
+
+    pair: Pair
+    options: RuntimeOptions
+    pairs: int
+    checks: tuple[VerifyCheck, ...] = ()
+    samples: Samples | None = None
+    agreement: Agreement | None = None
+    latency: LatencyRatio | None = None
+    fusions: LostFusions | None = None
+
+    def measure(self, data: object, scan: ScanOptions, progress: Progress | None) -> None:
+        """Runs both; where the original cannot be run, says why."""
+        try:
+            sessions = open_sessions(self.pair, self.options)
+        except ModelError as error:  # for example a bfloat16 model on the CPU
+            self._skip(f"the original does not run here: {error}")
+            return
+        original = self.pair.original
+        try:
+            self.samples = read_samples(original, sessions.original, data, scan, progress)
+        except (DataError, RunFailure) as error:
+            if data is not None:
+                raise
+            self._skip(f"random samples do not do, pass --data: {error}")
+            return
+        try:
+            self._compare(sessions, self.samples)
+        except RunFailure as error:
+            self.checks += (VerifyCheck(FINITE, False, f"the hardened model fails: {error}"),)
+
+    def _skip(self, reason: str) -> None:
+        names = [tensors.NAME] if self.pair.sites else []
+        self.checks = tuple(VerifyCheck(name, None, reason) for name in (*names, FINITE))
+
+    def _compare(self, sessions: Sessions, samples: Samples) -> None:
+        probes, label = samples.probes, samples.label
+        if sessions.hardened is None:
+            reason = f"the original loads, and this does not: {sessions.problem}"
+            self.checks = (VerifyCheck(FINITE, False, reason),)
+            return
+        if self.pair.sites:
+            tensor_check = partial(
+                tensors.check_tensors, self.pair, probes, label, self.options
+            )
+            self.checks = (_guarded(tensors.NAME, tensor_check),)
+        found, self.agreement = check_outputs(sessions.hardened, probes, label)
+        self.checks += found
+        timed, self.latency = check_latency(sessions, probes[0].feeds, self.pairs)
+        self.checks += (timed,)
+        if self.pairs:
+            fused, self.fusions = check_fusions(self.pair, self.options)
+            self.checks += (fused,)
