@@ -27,9 +27,9 @@ format: $(VENV)/.lint ## Rewrite the code in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# benchmarks/clean_accuracy.py needs labelled images of one's own, and is not among them.
-BENCHMARKS := calibration_overhead encoding_latency optimisation_sensitivity torchview_speed \
-	audit_against_pyautoattack
+# clean_accuracy and weight_variant need labelled images of one's own, and are not among them.
+BENCHMARKS := calibration_overhead inference_overhead blocked_layout optimisation_sensitivity \
+	torchview_speed audit_against_pyautoattack
 
 bench: $(VENV)/.test ## Run the benchmarks; they print ratios with n and spread
 	for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done

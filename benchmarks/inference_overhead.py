@@ -11,7 +11,8 @@ a budget that is missed. Calibrated on random data, which is enough for the cloc
         [--forms smooth,hard] [--targets portable,ort-cpu] [--threads N] [--pairs N]
         [--seconds S]
 
-Without arguments: ResNet-50 and ViT-B/16 with random weights (`benchmarks/shaped_models.py`).
+Without arguments: the bundled demo model, and ResNet-50 and ViT-B/16 with random weights
+(`benchmarks/shaped_models.py`).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from shaped_models import SHAPED
 
 import lipcompile
 from lipcompile import CalibrationTable, RuntimeOptions, model_io
+from lipcompile.demo import MODEL
 from lipcompile.errors import LipCompileError
 from lipcompile.forged import FORMS
 from lipcompile.forged.targets import TARGETS
@@ -199,7 +201,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--models", nargs="+", default=list(SHAPED), help=f"paths, or {', '.join(SHAPED)}"
+        "--models",
+        nargs="+",
+        default=[str(MODEL), *SHAPED],
+        help=f"paths, or {', '.join(SHAPED)}",
     )
     parser.add_argument("--batch", default="1,16", help="batch sizes")
     parser.add_argument("--forms", default=",".join(FORMS))

@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 from clean_accuracy import Labelled, make_parser, read
-from encoding_latency import random_feeds
+from inference_overhead import feeds_for
 
 import lipcompile
 from lipcompile import RuntimeOptions
@@ -32,7 +32,7 @@ QUIET = RuntimeOptions(threads=1, spinning=False)
 def ratios(images: Labelled, compact: Path, pairs: int) -> dict[int, LatencyRatio]:
     """Latency by batch size."""
     before, after = open_session(images.model, QUIET), open_session(compact, QUIET)
-    feeds = {batch: random_feeds(images.model, batch) for batch in (1, 16)}
+    feeds = {batch: feeds_for(images.model, batch) for batch in (1, 16)}
     lengths = {batch: len(next(iter(feed.values()))) for batch, feed in feeds.items()}
     return {
         batch: latency_ratio(before, after, feeds[batch], pairs)

@@ -90,7 +90,7 @@ def read_cr_file(path: Path) -> dict[str, float]:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise OptionError(f"'{path}' is too large for a file of c_r: check the path")
-        text = path.read_text()
+        text = path.read_text("utf-8")
         content = _json(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise OptionError(

@@ -11,6 +11,10 @@ every reader leads to forged layers with the same threshold:
 
 Going back over MaxPool means more elements to compute, so that it is done only where it
 reaches an activation whose own encoding takes the form in: no operator is left then at all.
+
+Sites that share a tensor on their way back must agree whether to pass it: a form above it and
+another one below would be f_c(f_c(x)). So nothing that decides on an anchor depends on the
+site that asks; only on the tensor, and on all that lies below it.
 """
 
 from __future__ import annotations
@@ -94,8 +98,12 @@ def plan_sites(
     return tuple(planner.plan(threshold) for threshold in thresholds)
 
 
-def _forged_edges(thresholds: Sequence[Threshold]) -> dict[Edge, float]:
-    return {_edge(layer): t.c for t in thresholds for layer in t.site.layers}
+def _forged_edges(thresholds: Sequence[Threshold]) -> dict[Edge, _Reader]:
+    return {
+        _edge(layer): _Reader(t.c, layer.channels)
+        for t in thresholds
+        for layer in t.site.layers
+    }
 
 
 def _edge(layer: LinearLayer) -> Edge:
@@ -103,25 +111,38 @@ def _edge(layer: LinearLayer) -> Edge:
 
 
 @dataclass(frozen=True, slots=True)
+class _Reader:
+    """A layer that will be forged: its threshold, and its channels where it has such."""
+
+    c: float
+    channels: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class _Planner:
     form: ForgedFunction
     opset: int
     target: Target
-    forged: Mapping[Edge, float]
+    forged: Mapping[Edge, _Reader]
 
     def plan(self, threshold: Threshold) -> SitePlan:
         """The earliest anchor that needs no operator of its own, else the earliest one that
         only a rearrangement divides from the site, and no change of layout."""
         site = threshold.site
         plan = self._at(threshold, site.value, tuple(map(_edge, site.layers)))
-        costs = False
         for value, node in self._upwards(threshold):
-            costs |= standard_op(node) == "MaxPool"
-            costs |= bool(site.channels) and not _channels(site, value)
             above = self._at(threshold, value, ((node, 0),))
-            if above.encoding.way != "insert" or not costs:
+            if above.encoding.way != "insert" or not self._costs(value, threshold.c):
                 plan = above
         return plan
+
+    def _costs(self, anchor: ir.Value, c: float) -> bool:
+        """Whether f_c is dearer there than below: on more elements, or in another layout."""
+        below = self._below(anchor, c) or []
+        if any(standard_op(node) == "MaxPool" for node, _ in below):
+            return True
+        blocked = any(edge in self.forged and self.forged[edge].channels for edge in below)
+        return blocked and not self._channels(anchor, c)
 
     def _upwards(self, threshold: Threshold) -> Iterator[tuple[ir.Value, ir.Node]]:
         """Ever earlier tensors that only forged layers depend on, with the node below each."""
@@ -137,19 +158,34 @@ class _Planner:
 
     def _only_forged(self, value: ir.Value, c: float) -> bool:
         """Whether every reader is a forged layer with threshold c, or leads to such alone."""
+        return self._below(value, c) is not None
+
+    def _below(self, value: ir.Value, c: float) -> list[Edge] | None:
+        """Every input between `value` and the layers forged with c; None if any others read
+        it."""
+        found: list[Edge] = []
         queue = [value]
         while queue:
             current = queue.pop()
             if current.is_graph_output() or not current.uses():
-                return False
-            for edge in current.uses():
-                node, index = edge
-                if self.forged.get((node, index)) == c or standard_op(node) in _READS_SHAPE:
+                return None
+            for node, index in current.uses():
+                reader = self.forged.get((node, index))
+                if standard_op(node) in _READS_SHAPE:
+                    continue
+                found.append((node, index))
+                if reader is not None and reader.c == c:
                     continue
                 if index != 0 or not commutes(node):
-                    return False
+                    return None
                 queue.append(node.outputs[0])
-        return True
+        return found
+
+    def _channels(self, anchor: ir.Value, c: float) -> int | None:
+        """Length of axis 1 where the anchor is a convolution's input or (activated) output."""
+        readers = (self.forged.get((node, index)) for node, index in anchor.uses())
+        known = [r.channels for r in readers if r is not None and r.c == c and r.channels]
+        return known[0] if known else _output_channels(anchor)
 
     def _at(
         self, threshold: Threshold, anchor: ir.Value, readers: tuple[Edge, ...]
@@ -165,7 +201,7 @@ class _Planner:
             opset=self.opset,
             nonnegative=site.nonnegative,
             # Between DequantizeLinear and QuantizeLinear there is no blocked layout to keep.
-            channels=None if quantised else _channels(site, anchor),
+            channels=None if quantised else self._channels(anchor, threshold.c),
             replaceable_relu=is_relu,
             shiftable=shift is not None,
             target=self.target,
@@ -177,10 +213,7 @@ class _Planner:
         return SitePlan(threshold, anchor, readers, encoding, shift, self.target)
 
 
-def _channels(site: Site, anchor: ir.Value) -> int | None:
-    """Length of axis 1 where the anchor is a convolution's input or (activated) output."""
-    if anchor is site.value:
-        return site.channels
+def _output_channels(anchor: ir.Value) -> int | None:
     node = anchor.producer()
     while node is not None and standard_op(node) in ("Relu", "Clip", "BatchNormalization"):
         source = node.inputs[0]

@@ -81,7 +81,9 @@ def forged_keys(
     source: LoadedModel, form: ForgedFunction, forged: Iterable[Forged]
 ) -> dict[str, str]:
     """What a forged model says of its form and sites, those of an earlier run included."""
-    records = read_sites(source.metadata) + [_record(item, form) for item in forged]
+    records = read_sites(source.metadata)
+    runs = [record["run"] for record in records if isinstance(record.get("run"), int)]
+    records += [_record(item, form, 1 + max(runs, default=0)) for item in forged]
     parameters = {f"{MARK}.{k}": repr(v) for k, v in form.parameters().items()}
     named = {f"{MARK}.variant": "forged", f"{MARK}.form": form.name}
     return {**named, SITES: json.dumps(records), **parameters}
@@ -123,9 +125,10 @@ def weight_keys(
     return keys
 
 
-def _record(item: Forged, form: ForgedFunction) -> dict[str, Any]:
+def _record(item: Forged, form: ForgedFunction, run: int) -> dict[str, Any]:
     plan = item.plan
     record = {
+        "run": run,
         "layers": [layer.name for layer in plan.site.layers],
         "tensor": plan.site.tensor,
         "at": plan.anchor.name,

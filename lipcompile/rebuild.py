@@ -97,7 +97,7 @@ def _misfit(error: Exception) -> ModelError:
 
 
 def _batches(records: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Records that were forged in one run: they share form, parameters and target."""
+    """Records that were forged in one run, which shares form, parameters and target."""
     batches: list[list[dict[str, Any]]] = []
     for record in records:
         if batches and _run(batches[-1][0]) == _run(record):
@@ -108,7 +108,7 @@ def _batches(records: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 
 def _run(record: Mapping[str, Any]) -> tuple[object, ...]:
-    return tuple(record.get(key) for key in ("form", "a", "b", "target"))
+    return tuple(record.get(key) for key in ("run", "form", "a", "b", "target"))
 
 
 def _form(record: Mapping[str, Any]) -> ForgedFunction:

@@ -23,6 +23,8 @@ def parse_cr(text: str | float) -> float:
         value = _parse(text.strip()) if isinstance(text, str) else float(text)
     except (TypeError, ValueError):
         value = None
+    except OverflowError:  # an integer of hundreds of digits
+        value = math.inf
     if value is None:
         raise OptionError(_explain(str(text)))
     if not (math.isfinite(value) and 0 < value < 1):

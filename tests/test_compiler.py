@@ -29,6 +29,7 @@ from lipcompile.errors import (
     SelectionError,
     TableError,
 )
+from lipcompile.forged import FORMS
 
 
 def mlp(dtype: str = "float32", batch: int | str = "N") -> onnx.ModelProto:
@@ -168,7 +169,7 @@ def test_fixed_and_dynamic_batches_give_the_same_maxima(
     assert table.data.samples == 50
 
 
-@pytest.mark.parametrize("form", ["smooth", "hard"])
+@pytest.mark.parametrize("form", list(FORMS))
 def test_float16_model(form: str, data: np.ndarray) -> None:
     result = lipcompile.harden(mlp("float16"), data.astype("float16"), form=form)
     assert result.agreement is not None

@@ -1,7 +1,7 @@
 """Takes a soft threshold into the bias in front of an activation: no node is added.
 
     relu(z + b) thresholded by c            =  relu(z + (b - c))
-    clip(z + b, 0, m) thresholded by c      =  clip(z + (b - c), 0, m - c)
+    clip(z + b, 0, m) thresholded by c      =  clip(z + (b - c), 0, max(m - c, 0))
 
 Cases, for what computes the activation's input, which nothing else reads:
     1. Conv, ConvTranspose: the bias, made where there is none.
@@ -11,7 +11,8 @@ Cases, for what computes the activation's input, which nothing else reads:
     5. Add of two activations: cases 1 to 5 for one of them (the end of a residual block).
 
 A bias that is an initializer of its own is edited in place, and its old numbers are returned
-for the provenance; any other is replaced by a new constant, and stays in the file.
+for the provenance; any other is replaced by a new constant, and stays in the file. A bias or
+bound that is the default of a graph input is left alone: a caller may give another.
 """
 
 from __future__ import annotations
@@ -26,7 +27,13 @@ import onnx_ir as ir
 
 from lipcompile.attributes import integer, number
 from lipcompile.ops import MARK, standard_op
-from lipcompile.weights import Weight, add_constant, set_constant, stored_weight
+from lipcompile.weights import (
+    Weight,
+    add_constant,
+    needs_constant_nodes,
+    set_constant,
+    stored_weight,
+)
 
 _BIAS = 2  # its place among the inputs of each of these
 _ADDS_BIAS = frozenset({"Conv", "ConvTranspose", "Gemm", "BatchNormalization"})
@@ -58,21 +65,19 @@ class BiasShift:
 
         Args:
             c: The threshold.
-            dtype: NumPy name of the type of bias and activation.
+            dtype: NumPy name of the activation's type, and of a bias that has to be made.
             name: For constants that have to be made.
 
         Returns:
             What was changed, for provenance and `undo`.
         """
-        if self.bias is None:
-            before = np.zeros(self.length, dtype)
-        else:
-            before = self.bias.array().astype(dtype)
-        shifted = (before.astype(np.float64) - c / self.factor).astype(dtype)
+        before = np.zeros(self.length, dtype) if self.bias is None else _operand(self.bias)
+        shifted = (before.astype(np.float64) - c / self.factor).astype(before.dtype)
         changes = [_replace(self.node, self.index, self.bias, shifted, f"{name}/bias")]
-        cap = _cap(self.activation)
+        cap = upper_bound(self.activation)
         if cap is not None:
-            changes.append(_lower(self.activation, cap - c, dtype, f"{name}/max"))
+            lowered = max(cap - c, 0.0)  # below 0 it would be the result itself
+            changes.append(_lower(self.activation, lowered, dtype, f"{name}/max"))
         return changes
 
 
@@ -90,8 +95,8 @@ def find_shift(activation: ir.Node) -> BiasShift | None:
         if standard_op(node) != "Add":
             return None
         for index in (1, 0):
-            bias = stored_weight(node, index)
-            if isinstance(bias, Weight) and not bias.quantised:
+            bias = _constant(node, index)
+            if bias is not None:
                 return BiasShift(activation, node, index, bias, 0)  # Case 4
         source = _addend(node)  # Case 5
     return None
@@ -100,22 +105,50 @@ def find_shift(activation: ir.Node) -> BiasShift | None:
 def _starts_at_zero(node: ir.Node) -> bool:
     if standard_op(node) == "Relu":
         return True
-    if standard_op(node) != "Clip" or (cap := _cap(node)) is None or cap <= 0:
+    if standard_op(node) != "Clip" or (cap := upper_bound(node)) is None or cap <= 0:
         return False
-    if "min" in node.attributes:
-        return number(node, "min", -1.0) == 0
-    lowest = stored_weight(node, _CLIP_MIN) if len(node.inputs) > _CLIP_MIN else ""
-    return isinstance(lowest, Weight) and not lowest.array().any()
+    return _bound(node, "min", _CLIP_MIN) == 0
 
 
-def _cap(activation: ir.Node) -> float | None:
+def upper_bound(activation: ir.Node) -> float | None:
     """The upper bound of a Clip, if it has a constant one."""
-    if "max" in activation.attributes:
-        return number(activation, "max", np.inf)
-    if len(activation.inputs) <= _CLIP_MAX or standard_op(activation) != "Clip":
+    return _bound(activation, "max", _CLIP_MAX) if standard_op(activation) == "Clip" else None
+
+
+def _bound(node: ir.Node, name: str, index: int) -> float | None:
+    if name in node.attributes:  # before opset 11
+        return number(node, name, np.nan)
+    bound = _constant(node, index)
+    if bound is None:
         return None
-    bound = stored_weight(activation, _CLIP_MAX)
-    return float(bound.array()) if isinstance(bound, Weight) else None
+    stored = bound.array()
+    return float(stored.item()) if stored.size == 1 else None
+
+
+def _constant(node: ir.Node, index: int) -> Weight | None:
+    """A constant operand whose numbers can be edited, and that no caller overrides."""
+    if len(node.inputs) <= index:
+        return None
+    weight = stored_weight(node, index)
+    if isinstance(weight, str) or weight.quantised or _is_default(weight, node):
+        return None
+    return weight
+
+
+def _is_default(weight: Weight, node: ir.Node) -> bool:
+    """Whether a graph input has these numbers by default. Before IR version 4 every
+    initializer is one, and runtimes take it for constant."""
+    assert isinstance(node.graph, ir.Graph)
+    return weight.root.is_graph_input() and not needs_constant_nodes(node.graph)
+
+
+def _operand(bias: Weight) -> np.ndarray:
+    """The numbers as the node reads them."""
+    array = bias.array()
+    for node in bias.chain:
+        if node.op_type == "Cast":
+            array = array.astype(ir.DataType(integer(node, "to", 1)).numpy())
+    return array
 
 
 def _of_layer(activation: ir.Node, node: ir.Node) -> BiasShift | None:
@@ -124,10 +157,8 @@ def _of_layer(activation: ir.Node, node: ir.Node) -> BiasShift | None:
     if factor == 0 or len(node.outputs) > 1 or integer(node, "training_mode", 0):
         return None
     if len(node.inputs) > _BIAS and node.inputs[_BIAS] is not None:
-        bias = stored_weight(node, _BIAS)
-        if isinstance(bias, str) or bias.quantised:
-            return None
-        return BiasShift(activation, node, _BIAS, bias, 0, factor)
+        bias = _constant(node, _BIAS)
+        return BiasShift(activation, node, _BIAS, bias, 0, factor) if bias else None
     length = 1 if node.op_type == "Gemm" else _output_channels(node)
     return BiasShift(activation, node, _BIAS, None, length, factor) if length else None
 
@@ -154,11 +185,13 @@ def _replace(
     node: ir.Node, index: int, old: Weight | None, new: np.ndarray, name: str
 ) -> dict[str, Any]:
     """Gives a node another constant; returns what `undo` needs."""
-    was = node.inputs[index] if len(node.inputs) > index else None
+    has_place = len(node.inputs) > index
+    was = node.inputs[index] if has_place else None
     change: dict[str, Any] = {
         "node": node.outputs[0].name,
         "input": index,
-        "was": was.name if was is not None else "",
+        # An input that is left out has an empty name, or at the end none at all.
+        "was": was.name if was is not None else "" if has_place else None,
     }
     if old is not None and _is_editable(old, new):
         change["stored"] = base64.b64encode(old.array().tobytes()).decode()
@@ -207,14 +240,14 @@ def undo(graph: ir.Graph, change: Mapping[str, Any]) -> None:
         _rewire(graph, node, int(change["input"]), change["was"])
 
 
-def _rewire(graph: ir.Graph, node: ir.Node, index: int, name: str) -> None:
+def _rewire(graph: ir.Graph, node: ir.Node, index: int, name: str | None) -> None:
     """Gives input `index` back to the tensor `name`, and drops the constant that stood in."""
     stand_in = node.inputs[index]
     known = {value.name: value for n in graph for value in n.outputs} | dict(
         graph.initializers
     )
     node.replace_input_with(index, known[name] if name else None)
-    if not name and index == len(node.inputs) - 1:
+    if name is None:
         node.resize_inputs(index)
     if stand_in is None or stand_in.name is None or stand_in.uses():
         return

@@ -14,6 +14,7 @@ import onnx_ir as ir
 import torch
 
 from lipcompile.errors import ModelError, OptionError
+from lipcompile.passes.shift_bias import upper_bound
 from lipcompile.records import read_sites
 
 Gradient = Literal["exact", "quantised", "identity", "smooth"]
@@ -107,7 +108,8 @@ def surrogates(
         if anchor != forged:
             found[forged] = Surrogate(anchor, shape)
         elif record.get("way") == "bias":  # relu(z - c), where z - c is what it reads
-            found[anchor] = Surrogate(None, _AfterRelu(shape, c))
+            cap = upper_bound(producers[anchor]) if anchor in producers else None
+            found[anchor] = Surrogate(None, _AfterRelu(shape, c, cap))
         else:  # a ThresholdedRelu in place of a Relu
             found[anchor] = Surrogate(None, _AfterRelu(shape))
         if anchor not in producers or forged not in producers:
@@ -146,10 +148,15 @@ class _Gate:
 
 @dataclass(frozen=True, slots=True)
 class _AfterRelu:
-    """Of what a Relu reads, less `shift`: of the Relu as it was before it was forged."""
+    """Of what a Relu reads, less `shift`: of the Relu as it was before it was forged, or of
+    a Clip from 0, whose upper bound is now `cap`."""
 
     surrogate: Callable[[torch.Tensor], torch.Tensor]
     shift: float = 0.0
+    cap: float | None = None
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self.surrogate(torch.relu(x + self.shift))
+        before = torch.relu(x + self.shift)
+        if self.cap is not None:
+            before = before.clamp(max=self.cap + self.shift)
+        return self.surrogate(before)

@@ -1,4 +1,4 @@
-"""Every model of the pack is hardened exactly with both forms, or rightly refused."""
+"""Every model of the pack is hardened exactly with every form, or rightly refused."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 import lipcompile
 from lipcompile import HardenResult, ScanOptions, Selector
 from lipcompile.errors import SelectionError
+from lipcompile.forged import FORMS
 from tests.exactness import (
     assert_forged_tensors_equal_definition,
     assert_only_forged_nodes_changed,
@@ -43,7 +44,7 @@ def test_rule_all_finds_every_site(pack_model: Any) -> None:
     assert sum(row.selected for row in rows) == pack_model.sites + uncounted
 
 
-@pytest.mark.parametrize("form", ["smooth", "hard"])
+@pytest.mark.parametrize("form", list(FORMS))
 def test_hardened_exactly_or_refused(pack_model: Any, form: str, tmp_path: Path) -> None:
     output = tmp_path / "hardened.onnx"
     reason = NOTHING_TO_FORGE.get(pack_model.entry["id"])
@@ -64,7 +65,7 @@ def test_hardened_exactly_or_refused(pack_model: Any, form: str, tmp_path: Path)
 def test_tiny_threshold_reproduces_the_outputs(pack_model: Any, tmp_path: Path) -> None:
     if pack_model.entry["id"] in NOTHING_TO_FORGE:
         pytest.skip("nothing is forged in this model")
-    for form in ("smooth", "hard"):
+    for form in FORMS:
         result = harden(pack_model, form, tmp_path / f"{form}.onnx", cr="2^-40")
         assert result.agreement is not None
         assert result.agreement.max_difference <= 1e-5

@@ -12,15 +12,18 @@ import torch
 import lipcompile
 from lipcompile import Selector
 from lipcompile.errors import ModelError, OptionError
+from lipcompile.forged import FORMS, TARGETS, Target
 from lipcompile.records import read_sites
 from lipcompile.torchview import torch_view
 from lipcompile.torchview.backward import Gradient
+from tests.forging import model as small_model
 from tests.torchview.graphs import graph, normal, runtime_values
 
 Maker = Callable[[], onnx.ModelProto]
 # After the site of Gemm_y everything is linear, so that "identity" gives the gradient of the
 # original model; in front of it stands a Relu, which `hard` replaces.
 LAST = Selector("all", include=("^Gemm_y$",))
+forms = pytest.mark.parametrize("form", list(FORMS))
 
 
 def images(count: int = 16) -> torch.Tensor:
@@ -47,7 +50,7 @@ def metadata(model: onnx.ModelProto) -> dict[str, str]:
 # Forged functions
 
 
-@pytest.mark.parametrize("form", ["smooth", "hard"])
+@forms
 @pytest.mark.parametrize("gradient", ["identity", "smooth"])
 @pytest.mark.parametrize("selector", [LAST, Selector(), Selector("all")], ids=str)
 def test_values_do_not_change(
@@ -60,7 +63,7 @@ def test_values_do_not_change(
     assert not torch.equal(exact, torch_view(small_cnn())(images()))
 
 
-@pytest.mark.parametrize("form", ["smooth", "hard"])
+@forms
 def test_identity_has_the_gradient_of_the_original(small_cnn: Maker, form: str) -> None:
     model = hardened(small_cnn(), form)
     original = input_gradient(torch_view(small_cnn()), images())
@@ -70,7 +73,7 @@ def test_identity_has_the_gradient_of_the_original(small_cnn: Maker, form: str) 
     assert not torch.allclose(exact, original)
 
 
-@pytest.mark.parametrize("form", ["smooth", "hard"])
+@forms
 def test_smooth_has_the_gradient_of_a_gate(small_cnn: Maker, form: str) -> None:
     """x sigmoid(4 (|x| / c - 1)) at the site, everything else as in the original."""
     model = hardened(small_cnn(), form)
@@ -89,10 +92,12 @@ def test_smooth_has_the_gradient_of_a_gate(small_cnn: Maker, form: str) -> None:
 
 
 def test_relu_was_replaced(small_cnn: Maker) -> None:
-    """Without it the tests above would miss the one encoding that takes the Relu's input."""
+    """Without these the tests above would miss the encodings that take the Relu's input."""
     operators = [node.op_type for node in hardened(small_cnn(), "hard").graph.node]
     assert operators.count("Relu") == 1
     assert "ThresholdedRelu" in operators
+    (record,) = read_sites(metadata(hardened(small_cnn(), "soft")))
+    assert (record["way"], record["at"]) == ("bias", "s")
 
 
 def test_surrogate_passes_where_exact_is_zero(small_cnn: Maker) -> None:
@@ -129,7 +134,8 @@ def renamed(model: onnx.ModelProto, old: str, new: str) -> onnx.ModelProto:
 
 @pytest.mark.parametrize("gradient", ["identity", "smooth"])
 @pytest.mark.parametrize(
-    ("form", "name"), [("smooth", "tensor"), ("smooth", "forged"), ("hard", "tensor")]
+    ("form", "name"),
+    [("smooth", "at"), ("smooth", "forged"), ("hard", "at"), ("soft", "at")],
 )
 def test_provenance_of_tensors_that_were_renamed_is_refused(
     small_cnn: Maker, form: str, name: str, gradient: Gradient
@@ -139,7 +145,7 @@ def test_provenance_of_tensors_that_were_renamed_is_refused(
     record = read_sites(metadata(model))[0]
     torch_view(model, gradient=gradient)
     renamed(model, record[name], "17")
-    match = f"names the tensors '{record['tensor']}' and '{record['forged']}', and the graph"
+    match = f"names the tensors '{record['at']}' and '{record['forged']}', and the graph"
     with pytest.raises(ModelError, match=match + " lacks one: a tool changed the file"):
         torch_view(model, gradient=gradient)
     torch_view(model)  # the exact gradient needs no names
@@ -148,6 +154,123 @@ def test_provenance_of_tensors_that_were_renamed_is_refused(
 def test_tensors_that_no_site_names_may_be_renamed(small_cnn: Maker) -> None:
     model = renamed(hardened(small_cnn(), "smooth"), "p", "17")
     torch_view(model, gradient="identity")
+
+
+# Forms that were hoisted, or folded into a bias
+
+TABLE = "float[n,4] y"
+FRONT = "z = Conv(x, E, B) "
+POOL = "m = MaxPool<kernel_shape = [2, 2]>(r) "
+PLACED: dict[str, tuple[str, int]] = {
+    "over Flatten": (FRONT + "r = Relu(z) f = Flatten(r) y = Gemm(f, F, D)", 17),
+    "over two": (
+        FRONT + "r = Relu(z) t = Transpose<perm = [0, 1, 3, 2]>(r) f = Flatten(t) "
+        "y = Gemm(f, F, D)",
+        17,
+    ),
+    "at no activation": (FRONT + "r = Tanh(z) f = Flatten(r) y = Gemm(f, F, D)", 17),
+    "behind ReLU6": (FRONT + "r = Clip(z, ZERO, SIX) f = Flatten(r) y = Gemm(f, F, D)", 17),
+    "behind ReLU6 of opset 10": (
+        FRONT + "r = Clip<max = 2.0, min = 0.0>(z) f = Flatten(r) y = Gemm(f, F, D)",
+        10,
+    ),
+}
+placed_graphs = pytest.mark.parametrize(("body", "opset"), PLACED.values(), ids=PLACED)
+HEAD = Selector("all", include=("^y$",))
+
+
+def pixels() -> torch.Tensor:
+    return normal(3, 4, 6, 6)
+
+
+def placed(
+    body: str, opset: int, form: str, target: Target
+) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """The original, and hardened: both linear behind their only site."""
+    original = small_model(body, TABLE, "float[n,4,6,6] x", opset)
+    done = lipcompile.harden(
+        original, pixels().numpy(), form=form, cr=0.2, target=target, selector=HEAD
+    )
+    return original, done.model
+
+
+@forms
+@pytest.mark.parametrize("target", TARGETS)
+@placed_graphs
+def test_surrogates_of_placed_forms_change_no_value_and_pass_the_gradient(
+    body: str, opset: int, form: str, target: Target
+) -> None:
+    original, model = placed(body, opset, form, target)
+    exact = torch_view(model)
+    for gradient in ("identity", "smooth"):
+        view = torch_view(model, gradient=gradient)
+        assert torch.equal(exact(pixels()), view(pixels()))
+    identity = input_gradient(torch_view(model, gradient="identity"), pixels())
+    expected = input_gradient(torch_view(original), pixels())
+    torch.testing.assert_close(identity, expected)
+    assert not torch.allclose(input_gradient(exact, pixels()), expected)
+
+
+@pytest.mark.parametrize(
+    ("body", "passes"),
+    [
+        ("r = Relu(z)", [0, 0, 1, 1, 1]),
+        ("r = Clip(z, ZERO, SIX)", [0, 0, 1, 1, 0]),
+    ],
+    ids=["Relu", "Clip"],
+)
+def test_gradient_passes_above_zero_not_above_the_threshold(
+    body: str, passes: list[int]
+) -> None:
+    """At 0 < z < c, where relu(z - c) is flat; and a Clip stays flat above its bound."""
+    eye = np.eye(4, dtype=np.float32)
+    head = f"z = Gemm(x, W, D) {body} y = MatMul(r, W)"
+    model = small_model(head, TABLE, W=eye, D=np.zeros(4, np.float32))
+    row = np.array([[0, 0, 0, 10]], np.float32)
+    done = lipcompile.harden(model, row, form="soft", cr=0.1, selector=HEAD)
+    (record,) = read_sites(metadata(done.model))
+    assert record["way"] == "bias"
+    line = torch.tensor([-1.0, -0.1, 0.1 * record["c"], 2.0, 9.0])[:, None].repeat(1, 4)
+    leaf = line.clone().requires_grad_()
+    torch_view(done.model, gradient="identity")(leaf).sum().backward()
+    assert leaf.grad[:, 0].tolist() == passes
+    exact = line.clone().requires_grad_()
+    torch_view(done.model)(exact).sum().backward()
+    assert exact.grad[:, 0].tolist() == [0, 0, 0, *passes[3:]]
+
+
+@forms
+@pytest.mark.parametrize("target", TARGETS)
+def test_two_sites_with_one_anchor_have_one_surrogate(form: str, target: Target) -> None:
+    body = FRONT + "r = Relu(z) y = Conv(r, E) f = Flatten(r) o = Gemm(f, F, D)"
+    original = small_model(body, "float[n,4,6,6] y, float[n,4] o", "float[n,4,6,6] x")
+    later = Selector("all", include=("^y$", "^o$"))
+    done = lipcompile.harden(
+        original, pixels().numpy(), form=form, cr=0.2, target=target, selector=later
+    )
+    assert {r["at"] for r in read_sites(metadata(done.model))} == {"r"}
+
+    def gradients(view: torch.nn.Module) -> torch.Tensor:
+        leaf = pixels().requires_grad_()
+        return torch.autograd.grad(sum(part.sum() for part in view(leaf)), leaf)[0]
+
+    identity = gradients(torch_view(done.model, gradient="identity"))
+    torch.testing.assert_close(identity, gradients(torch_view(original)))
+
+
+@pytest.mark.parametrize("form", ["hard", "soft"])
+def test_gradient_passes_a_pooling_that_a_form_was_hoisted_over(form: str) -> None:
+    """In a window that is suppressed as a whole it reaches one element, as exactly none."""
+    body = FRONT + f"r = Relu(z) {POOL} f = Flatten(m) y = Gemm(f, P, D)"
+    weights = np.random.default_rng(0).normal(size=(100, 4)).astype(np.float32)
+    original = small_model(body, TABLE, "float[n,4,6,6] x", P=weights)
+    done = lipcompile.harden(original, pixels().numpy(), form=form, cr=0.99, selector=HEAD)
+    (record,) = read_sites(metadata(done.model))
+    assert record["at"] == "r"
+    x = 0.5 * pixels()
+    assert not input_gradient(torch_view(done.model), x).any()
+    found = input_gradient(torch_view(done.model, gradient="identity"), x)
+    assert found.any(dim=(1, 2, 3)).all()
 
 
 # Steps without provenance
@@ -346,7 +469,7 @@ def test_quantised_passes_quantisation_alone(after: str) -> None:
     assert found["identity"] == ([0, 0, 1, 1] if after == "ThresholdedRelu" else [1] * 4)
 
 
-@pytest.mark.parametrize("form", ["smooth", "hard"])
+@forms
 def test_quantised_leaves_forged_functions_exact(small_cnn: Maker, form: str) -> None:
     model = hardened(small_cnn(), form)
     gradients: tuple[Gradient, ...] = ("exact", "quantised", "identity")

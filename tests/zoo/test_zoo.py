@@ -13,6 +13,7 @@ import pytest
 import lipcompile
 from lipcompile import ScanOptions, Selector
 from lipcompile.errors import SelectionError
+from lipcompile.forged import FORMS
 from tests.exactness import (
     assert_forged_tensors_equal_definition,
     assert_only_forged_nodes_changed,
@@ -55,7 +56,7 @@ def samples(name: str, count: int) -> list[dict[str, np.ndarray]]:
     return [{k: draw(*spec) for k, spec in MODELS[name].items()} for _ in range(count)]
 
 
-@pytest.mark.parametrize("form", ["smooth", "hard"])
+@pytest.mark.parametrize("form", list(FORMS))
 @pytest.mark.parametrize("name", list(MODELS))
 def test_real_model_is_hardened_exactly(name: str, form: str, tmp_path: Path) -> None:
     path, output = find(name), tmp_path / "hardened.onnx"

@@ -33,6 +33,7 @@ from lipcompile.auditing.masking.controls import control_checks
 from lipcompile.auditing.results import AuditResult
 from lipcompile.auditing.victim import Settings, open_victim
 from lipcompile.demo import CALIBRATION, MODEL, load_test_images
+from lipcompile.forged import FORMS, TARGETS, Target
 from tests.auditing import planted
 from tests.auditing.quick import QUICK
 from tests.auditing.synthetic import rows, strike
@@ -51,8 +52,8 @@ def original() -> onnx.ModelProto:
 
 
 @cache
-def hardened(form: str = "hard") -> onnx.ModelProto:
-    done = lipcompile.harden(original(), CALIBRATION, form=form, cr="2^-6")
+def hardened(form: str = "hard", target: Target = "portable") -> onnx.ModelProto:
+    done = lipcompile.harden(original(), CALIBRATION, form=form, cr="2^-6", target=target)
     assert isinstance(done.model, onnx.ModelProto)
     return done.model
 
@@ -104,9 +105,10 @@ def with_records(
 # The provenance
 
 
-@pytest.mark.parametrize("form", ["smooth", "hard"])
-def test_honest_file_is_what_it_says(form: str) -> None:
-    found = control(PROVENANCE, campaign_of(hardened(form)))
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("form", list(FORMS))
+def test_honest_file_is_what_it_says(form: str, target: Target) -> None:
+    found = control(PROVENANCE, campaign_of(hardened(form, target)))
     assert found.passed
     assert f"{2 * COUNT} of {2 * COUNT} predictions the same" in found.evidence
 
@@ -139,6 +141,19 @@ def edited_threshold(form: str) -> onnx.ModelProto:
 @pytest.mark.parametrize("form", ["smooth", "hard"])
 def test_edited_threshold_is_noticed(form: str) -> None:
     assert control(PROVENANCE, campaign_of(edited_threshold(form))).failed
+
+
+def test_bias_that_was_not_shifted_is_noticed() -> None:
+    """`soft` without its threshold, at the sites where that is no operator but a number."""
+    model = copy.deepcopy(hardened("soft"))
+    records = json.loads(metadata(model)["lipcompile.sites"])
+    changes = [change for record in records for change in record.get("changes", ())]
+    assert changes
+    before = {tensor.name: tensor for tensor in original().graph.initializer}
+    for tensor in model.graph.initializer:
+        if tensor.name in {change["was"] for change in changes if "stored" in change}:
+            tensor.CopyFrom(before[tensor.name])
+    assert control(PROVENANCE, campaign_of(model)).failed
 
 
 def test_edited_provenance_is_noticed() -> None:
@@ -210,7 +225,7 @@ def test_provenance_that_cannot_be_followed_is_no_pass(
 # Thresholds near zero
 
 
-@pytest.mark.parametrize("form", ["smooth", "hard"])
+@pytest.mark.parametrize("form", list(FORMS))
 def test_near_zero_thresholds_give_the_original(form: str) -> None:
     found = control(LIMIT, campaign_of(hardened(form)))
     assert found.passed
@@ -222,9 +237,9 @@ def test_threshold_that_is_not_near_zero_is_noticed() -> None:
     assert control(LIMIT, campaign_of(huge)).failed
 
 
-@pytest.mark.parametrize("form", ["smooth", "hard"])
+@pytest.mark.parametrize("form", list(FORMS))
 def test_float16(form: str) -> None:
-    """2^-30 times a threshold is 0 in float16, and `hard` computes in it: 2^-12 is taken."""
+    """2^-30 times a threshold is 0 in float16, and two forms compute in it: 2^-12 is taken."""
     half = convert_float_to_float16(original())
     calibration = pixels().astype(np.float16)
     model = lipcompile.harden(half, calibration, form=form, cr="2^-6").model
