@@ -41,6 +41,12 @@ def ratios(images: Labelled, compact: Path, pairs: int) -> dict[int, LatencyRati
     }
 
 
+def zeroed(result: lipcompile.HardenResult) -> str:
+    """ "384 of 2064", over all layers."""
+    cells = [row.encoding.split() for row in result.rows if row.selected and row.encoding]
+    return f"{sum(int(c[0]) for c in cells)} of {sum(int(c[2]) for c in cells)}"
+
+
 def parse() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--cr", default="2^-8,2^-7,2^-6,2^-5")
@@ -61,9 +67,9 @@ def main() -> None:
     size = images.model.stat().st_size
     print(f"  maxima and counts from {table.data.samples} samples")
     with tempfile.TemporaryDirectory() as folder:
-        for c_r in c_rs:
+        for index, c_r in enumerate(c_rs):
             for rate in map(float, arguments.zero_rates.split(",")):
-                output = Path(folder) / f"{c_r}.{rate}.onnx"
+                output = Path(folder) / f"{index}.{rate}.onnx"
                 try:
                     result = lipcompile.harden(
                         images.model,
@@ -83,7 +89,8 @@ def main() -> None:
                 dropped = sum(len(item.channels) for item in result.compaction.dropped)
                 speed = ratios(images, output, arguments.pairs)
                 print(
-                    f"  {c_r}, rate {rate}: {dropped} channels dropped, "
+                    f"  {c_r}, rate {rate}: {zeroed(result)} columns zeroed, "
+                    f"{dropped} channels dropped, "
                     f"{result.compaction.parameters} parameters fewer, "
                     f"size {output.stat().st_size / size:.3f}, "
                     f"{after.mean():.2%} ({gained} gained, {lost} lost), latency "

@@ -18,15 +18,17 @@ from lipcompile.calibration.scan import (
     PROBE_SAMPLES,
     Probe,
     Progress,
+    Scan,
     ScanOptions,
     prepare_scan,
 )
 from lipcompile.calibration.table import CalibrationTable, load_table
 from lipcompile.checks import check_outputs, check_structure
-from lipcompile.errors import ModelError, OptionError, OutputError
+from lipcompile.errors import DataError, ModelError, OptionError, OutputError
 from lipcompile.forged import ForgedFunction, Hard, Target
 from lipcompile.forging import Forging, forge, thresholds_of
 from lipcompile.model_io import LoadedModel
+from lipcompile.placement import Threshold
 from lipcompile.records import COLUMNS, is_hardened
 from lipcompile.request import CrByLayer, Request, Variant, make_request
 from lipcompile.results import HardenResult, layer_rows
@@ -232,39 +234,71 @@ class _Measuring:
 
     def run(self, request: Request) -> tuple[CalibrationTable, Sequence[Probe]]:
         """The table, given or scanned, and probes of the data where there is any."""
-        if request.weight is not None:
+        given = self._given()
+        if given is not None and not self._lacks(given, request):
+            return given, self._probes() if self.calib is not None else ()
+        if request.weight is not None and self.calib is not None:
             check_readable_twice(self.calib)
-        table, probes = self._maxima()
-        if request.weight is None or self.calib is None:
-            return table, probes
-        thresholds = thresholds_of(self.task.selection, table, request.c_r, Hard())
-        if not lacks_counts(thresholds, table):
-            return table, probes
-        ratios = tuple(dict.fromkeys(threshold.c_r for threshold in thresholds))
-        return self._counted(table, ratios), probes
+        table, probes = given, self._probes() if given is not None and self.calib else ()
+        if table is None:
+            running = self._prepared(self.options)
+            run_scan(running, self._beside(), self.progress)
+            table, probes = running.table, running.probe
+        if self.calib is not None and self._lacks(table, request):
+            table = self._counted(table, request)
+        return table, probes
 
-    def _maxima(self) -> tuple[CalibrationTable, Sequence[Probe]]:
-        loaded, sites = self.task.loaded, self.task.selection.sites
-        table, options = self.table, self.options
+    def _given(self) -> CalibrationTable | None:
+        table, loaded = self.table, self.task.loaded
         given = load_table(Path(table)) if isinstance(table, (str, os.PathLike)) else table
         if given is not None:
             given.check_model(loaded.digest, loaded.name)
-            given.require(site.tensor for site in sites)
-            if self.calib is None:
-                return given, ()
-            enough = min(options.samples or PROBE_SAMPLES, PROBE_SAMPLES)
-            options = replace(options, samples=enough)
-        running = prepare_scan(loaded, sites, self.calib, options, self.task.runtime)
-        run_scan(running, self._beside(), self.progress)
-        return given or running.table, running.probe
+            given.require(site.tensor for site in self.task.selection.sites)
+        return given
 
-    def _counted(self, table: CalibrationTable, c_rs: tuple[float, ...]) -> CalibrationTable:
-        loaded, sites = self.task.loaded, self.task.selection.sites
+    def _lacks(self, table: CalibrationTable, request: Request) -> bool:
+        if request.weight is None:
+            return False
+        return lacks_counts(self._thresholds(table, request), table)
+
+    def _thresholds(self, table: CalibrationTable, request: Request) -> tuple[Threshold, ...]:
+        return thresholds_of(self.task.selection, table, request.c_r, Hard())
+
+    def _prepared(self, options: ScanOptions) -> Scan:
+        task = self.task
+        return prepare_scan(
+            task.loaded, task.selection.sites, self.calib, options, task.runtime
+        )
+
+    def _probes(self) -> Sequence[Probe]:
+        """Samples to compare outputs on; the maxima come from elsewhere."""
+        enough = min(self.options.samples or PROBE_SAMPLES, PROBE_SAMPLES)
+        running = self._prepared(replace(self.options, samples=enough))
+        run_scan(running, None, self.progress)
+        return running.probe
+
+    def _counted(self, table: CalibrationTable, request: Request) -> CalibrationTable:
+        task = self.task
+        ratios = dict.fromkeys(t.c_r for t in self._thresholds(table, request))
         counting = prepare_counting(
-            loaded, sites, table, c_rs, self.calib, self.options, self.task.runtime
+            task.loaded,
+            task.selection.sites,
+            table,
+            tuple(ratios),
+            self.calib,
+            self.options,
+            task.runtime,
         )
         run_counting(counting, self._beside() if self.table is None else None, self.progress)
-        return counting.counted_table
+        counted = counting.counted_table
+        if counted.data.digest != table.data.digest:
+            raise DataError(
+                f"the table's maxima are of {table.data.samples} samples of "
+                f"'{table.data.label}', and --calib has {counted.data.samples} of "
+                f"'{counted.data.label}', which are others: give the data of the table, or "
+                "count with 'lipcompile calibrate --table ... --count-cr ...' first"
+            )
+        return counted
 
     def _beside(self) -> Path:
         return default_table(self.task.loaded.name, self.targets.model)

@@ -33,7 +33,7 @@ class LayerCr:
         for pattern in self.patterns:
             try:
                 re.compile(pattern)
-            except re.error as error:
+            except (re.error, OverflowError, RecursionError, TypeError) as error:
                 raise OptionError(
                     f"c_r pattern '{pattern}' is not a regular expression ({error}): "
                     "escape special characters with a backslash"
@@ -90,14 +90,14 @@ def read_cr_file(path: Path) -> dict[str, float]:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise OptionError(f"'{path}' is too large for a file of c_r: check the path")
-        text = path.read_text("utf-8")
-        content = _json(text) if path.suffix == ".json" else tomllib.loads(text)
+        text = path.read_text("utf-8-sig")
+        content = _json(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
     except OSError as error:
         raise OptionError(
             f"c_r file '{path}' cannot be read ({error.strerror}): check the path"
         ) from error
     except (ValueError, RecursionError) as error:
-        kind = "JSON" if path.suffix == ".json" else "TOML"
+        kind = "JSON" if path.suffix.lower() == ".json" else "TOML"
         raise OptionError(
             f"c_r file '{path}' is not {kind} ({str(error)[:200]}): write lines like "
             '"layer4" = "2^-8", each pattern once'

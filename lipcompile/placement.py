@@ -149,7 +149,7 @@ class _Planner:
         value = threshold.site.value
         while (node := value.producer()) is not None and commutes(node):
             (source,) = node.inputs[:1]
-            if source is None or source.producer() is None:
+            if source is None or source.producer() is None or quantisers(source):
                 return
             if not self._only_forged(source, threshold.c):
                 return
@@ -194,7 +194,9 @@ class _Planner:
         quantised = bool(quantisers(anchor))
         alone = self._only_forged(anchor, threshold.c) and not quantised
         activation = anchor.producer() if alone else None
-        shift = find_shift(activation) if activation is not None else None
+        shift = find_shift(activation) if activation is not None and self.form.shifts else None
+        if shift is not None and not shift.takes(threshold.c, site.dtype):
+            shift = None
         is_relu = activation is not None and standard_op(activation) == "Relu"
         context = EncodingContext(
             dtype=site.dtype,
@@ -208,8 +210,6 @@ class _Planner:
             c=threshold.c,
         )
         encoding = self.form.encoding(context)
-        if encoding.way != "bias":
-            shift = None
         return SitePlan(threshold, anchor, readers, encoding, shift, self.target)
 
 
@@ -221,7 +221,7 @@ def _output_channels(anchor: ir.Value) -> int | None:
     if node is None or standard_op(node) != "Conv":
         return None
     weight = stored_weight(node, 1)
-    return None if isinstance(weight, str) else weight.array().shape[0]
+    return None if isinstance(weight, str) else weight.shape[0]
 
 
 def quantisers(value: ir.Value) -> list[ir.Node]:

@@ -81,6 +81,11 @@ def make_request(
     """
     if isinstance(cr_by_layer, (str, os.PathLike)):
         cr_by_layer = read_cr_file(Path(cr_by_layer))
+    if not isinstance(cr_by_layer, (Mapping, type(None))):
+        raise OptionError(
+            f"cr_by_layer is a {type(cr_by_layer).__name__}: give a mapping of layer patterns "
+            "to c_r, or a TOML or JSON file of such"
+        )
     patterns = {pattern: parse_cr(value) for pattern, value in (cr_by_layer or {}).items()}
     c_r, goal = LayerCr(parse_cr(cr), patterns), check_target(target)
     if variant not in get_args(Variant):
@@ -90,6 +95,7 @@ def make_request(
             name = "form" if form is not None else "target"
             raise OptionError(
                 f"variant weight inserts no operator, so it has no {name}: leave --{name} out"
+                + (", and --a and --b with it" if name == "form" else "")
             )
         rate = 1.0 if zero_rate is None else zero_rate
         return Request(c_r, None, goal, WeightOptions(rate, compact))

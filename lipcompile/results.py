@@ -1,4 +1,4 @@
-"""Results that print themselves and become JSON: `Inspection` and `HardenResult`."""
+"""What `harden` did: it prints itself, and becomes JSON."""
 
 from __future__ import annotations
 
@@ -155,7 +155,9 @@ class HardenResult:
             "inlined": list(self.inlined),
             "dry_run": self.dry_run,
             "calibration": {
-                key: value for key, value in self.table.to_json().items() if key != "sites"
+                key: value
+                for key, value in self.table.to_json().items()
+                if key not in ("sites", "counts")
             },
         }
 

@@ -43,6 +43,7 @@ PROVIDERS = frozenset(_SHORT_NAMES.values())
 PACKAGES = ("onnxruntime", "onnxruntime-gpu")
 # ONNX Runtime's log levels. Errors come as exceptions as well, and are told once.
 _WARNING, _FATAL = 2, 4
+_MOST_THREADS = 1024  # each is really started
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,10 @@ class RuntimeOptions:
             provider_name(name)
         if self.threads < 0:
             raise OptionError(f"threads = {self.threads} is negative: use 0 for automatic")
+        if self.threads > _MOST_THREADS:
+            raise OptionError(
+                f"threads = {self.threads} is more than {_MOST_THREADS}: use 0 for one per core"
+            )
 
 
 def provider_name(name: str) -> str:

@@ -65,7 +65,7 @@ class Selector:
         for pattern in (*self.include, *self.exclude):
             try:
                 re.compile(pattern)
-            except re.error as error:
+            except (re.error, OverflowError, RecursionError) as error:
                 raise OptionError(
                     f"pattern '{pattern}' is not a regular expression ({error}): "
                     "escape special characters with a backslash"

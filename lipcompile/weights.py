@@ -42,6 +42,17 @@ class Weight:
     def quantised(self) -> bool:
         return any(node.op_type in QDQ for node in self.chain)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of `array()`; no number is read."""
+        tensor = ir.convenience.get_const_tensor(self.root)
+        assert tensor is not None
+        shape: tuple[int, ...] = tuple(tensor.shape.numpy())
+        for node in self.chain:
+            if node.op_type == "Transpose":
+                shape = tuple(shape[axis] for axis in _permutation(node, len(shape)))
+        return shape
+
     def array(self) -> np.ndarray:
         """A copy of the stored numbers, in the root's dtype and the operand's axes."""
         stored = _stored(self.root)
@@ -114,9 +125,20 @@ def stored_weight(node: ir.Node, index: int) -> Weight | str:
     weight = Weight(node, index, value, tuple(chain), shared)
     if ir.convenience.get_const_tensor(value) is None:
         return "has no stored numbers"
-    if weight.quantised and shared:
+    return _obstacle(weight) or weight
+
+
+def _obstacle(weight: Weight) -> str | None:
+    graph = weight.node.graph
+    assert isinstance(graph, ir.Graph)
+    if weight.quantised and weight.shared:
         return "is quantised, and shared with another operator"
-    return weight
+    if any(integer(node, "block_size", 0) for node in weight.chain):
+        return "is quantised in blocks"
+    # Before IR version 4 every initializer is an input, and runtimes take it for constant.
+    if weight.root.is_graph_input() and not needs_constant_nodes(graph):
+        return "is a graph input, and a caller may replace it"
+    return None
 
 
 def _stored(value: ir.Value) -> np.ndarray:

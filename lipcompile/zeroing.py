@@ -22,7 +22,7 @@ from lipcompile.passes.zero_columns import (
 )
 from lipcompile.placement import Threshold
 from lipcompile.provenance import make_provenance, weight_keys
-from lipcompile.text import percent
+from lipcompile.text import count, percent
 from lipcompile.thresholds import check_zero_rate
 
 
@@ -120,6 +120,12 @@ def _plans(
 def _nothing(
     plans: Sequence[ColumnPlan], refusals: Sequence[Refusal], zero_rate: float
 ) -> SelectionError:
+    if not plans and all(refusal.code == "all-suppressed" for refusal in refusals):
+        return SelectionError(
+            f"every input of {count(refusals, 'layer')} is suppressed {percent(zero_rate)} of "
+            "the time, so that zeroing would leave nothing: lower --cr, raise --zero-rate, or "
+            "calibrate on other data"
+        )
     seen = sum(plan.count for plan in plans)
     left = f" ({len(refusals)} layers were left alone)" if refusals else ""
     return SelectionError(

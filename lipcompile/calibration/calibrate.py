@@ -100,14 +100,18 @@ def _given(
     return given
 
 
-def run_scan(running: Scan, beside: Path, progress: Progress | None) -> None:
-    """Runs the scan; Ctrl-C saves what it has measured so far."""
+def run_scan(running: Scan, beside: Path | None, progress: Progress | None) -> None:
+    """Runs the scan; Ctrl-C saves what it has measured so far, unless `beside` is None."""
     try:
         running.run(progress)
     except KeyboardInterrupt as interrupt:
         if not running.samples:
             raise Interrupted(
                 "interrupted before the first sample was measured"
+            ) from interrupt
+        if beside is None:
+            raise Interrupted(
+                "interrupted while outputs were compared: nothing was written, run again"
             ) from interrupt
         path = beside.with_suffix(".partial.json")
         running.table.save(path)
@@ -129,8 +133,8 @@ def run_counting(counting: Counting, beside: Path | None, progress: Progress | N
         path = beside.with_suffix(".partial.json")
         counting.table.save(path)
         raise Interrupted(
-            f"interrupted while counting; the maxima are whole, in '{path}': go on with "
-            "--table and --count-cr"
+            f"interrupted while counting; the maxima are whole, in '{path}': pass it as "
+            "--table, and only the counting runs again"
         ) from interrupt
 
 

@@ -101,15 +101,20 @@ class Counting:
 
     def run(self, progress: Progress | None = None, *, again: bool = False) -> None:
         """Reads all samples; arguments and errors are those of `count_suppressed`."""
+
+        def checked(done: int, total: int | None) -> None:
+            self._check_images()  # at the first batch, not after the last
+            if progress is not None:
+                progress(done, total)
+
         try:
-            self.scan.run(progress)
+            self.scan.run(checked)
         except DataError as error:
             if self.scan.samples or self.scan.source.count is not None:
                 raise
             raise DataError(f"{error}; {_TWICE}") from error
         if again:
             self._check_samples()
-        self._check_images()
 
     @property
     def counts(self) -> tuple[SiteCounts, ...]:

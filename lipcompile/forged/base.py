@@ -130,6 +130,8 @@ class ForgedFunction(ABC):
     """
 
     name: ClassVar[str]
+    # Whether f_c(x) = max(x - c, 0) for x >= 0: behind a Relu, a shift of the bias before it.
+    shifts: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, x: np.ndarray, c: float) -> np.ndarray:

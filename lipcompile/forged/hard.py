@@ -112,4 +112,6 @@ def _gated(context: EncodingContext) -> Encoding:
         return emit("Mul", x, emit("HardSigmoid", magnitude, attributes=ramp))
 
     why = "both stay in the blocked layout, where ThresholdedRelu and Where do not"
+    if not context.nonnegative:
+        why = "fast kernels; only Abs leaves the blocked layout"
     return Encoding(", ".join(operators), build, why=why)

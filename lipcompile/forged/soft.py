@@ -26,6 +26,7 @@ class Soft(ForgedFunction):
     """
 
     name: ClassVar[str] = "soft"
+    shifts: ClassVar[bool] = True
 
     def __call__(self, x: np.ndarray, c: float) -> np.ndarray:
         held = np.asarray(c, dtype=x.dtype)

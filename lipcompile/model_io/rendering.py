@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -132,12 +133,32 @@ def _replacement(
     assert value.const_value is not None
     tensor: onnx.TensorProto = ir.to_proto(value.const_value)
     tensor.name = value.name or ""
-    if before is not None and before.float_data and tensor.data_type == before.data_type:
-        tensor.float_data.extend(onnx.numpy_helper.to_array(tensor).ravel().tolist())
-        tensor.ClearField("raw_data")
-    if before is not None and before.HasField("doc_string"):
-        tensor.doc_string = before.doc_string
+    if before is not None:
+        _write_like(tensor, before)
     return tensor
+
+
+def _write_like(tensor: onnx.TensorProto, before: onnx.TensorProto) -> None:
+    """Holds the numbers in the field that held them before, with its other fields."""
+    if before.HasField("doc_string"):
+        tensor.doc_string = before.doc_string
+    if before.data_location == onnx.TensorProto.EXTERNAL or tensor.HasField("raw_data") is (
+        before.HasField("raw_data")
+    ):
+        return
+    if before.HasField("data_location"):
+        tensor.data_location = before.data_location
+    if tensor.data_type == before.data_type and (field := _typed_field(before)):
+        numbers = onnx.numpy_helper.to_array(tensor).ravel()
+        if field == "int32_data" and numbers.dtype.itemsize == 2:  # 16-bit floats: their bits
+            numbers = numbers.view(np.uint16)
+        getattr(tensor, field).extend(numbers.tolist())
+        tensor.ClearField("raw_data")
+
+
+def _typed_field(tensor: onnx.TensorProto) -> str | None:
+    fields = ("float_data", "double_data", "int32_data", "int64_data", "uint64_data")
+    return next((field for field in fields if len(getattr(tensor, field))), None)
 
 
 def _render_shapes(proto: onnx.GraphProto, graph: ir.Graph) -> None:

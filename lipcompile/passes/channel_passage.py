@@ -164,7 +164,7 @@ class Scope:
         value = node.inputs[index]
         assert value is not None
         weight = stored_weight(node, index)
-        stored = weight.array().shape if isinstance(weight, Weight) else None
+        stored = weight.shape if isinstance(weight, Weight) else None
         shape = self.shapes.of(value) if stored is None else stored
         who = f"a constant of '{self.name(node)}'"
         if shape is None:
@@ -202,5 +202,5 @@ def fixed_reason(weight: Weight | str) -> str:
     if weight.quantised:
         return "is quantised"
     if weight.root.is_graph_input():
-        return "is a graph input, and a caller may replace it"
+        return "is an input of the graph, as every weight before IR version 4"
     return ""

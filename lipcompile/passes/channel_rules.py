@@ -51,7 +51,7 @@ def linear(node: ir.Node, scope: Scope) -> Passage | None:
     name, weight = scope.name(node), stored_weight(node, fixed[0])
     if isinstance(weight, str):
         return Passage("opaque", obstacle=f"the weight of '{name}' {weight}")
-    shape = weight.array().shape
+    shape = weight.shape
     if len(shape) < (3 if conv else 1) or (node.op_type == "Gemm" and len(shape) != 2):
         return None
     groups = integer(node, "group", 1) if conv else 1

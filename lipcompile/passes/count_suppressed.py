@@ -26,7 +26,7 @@ import onnx_ir as ir
 from lipcompile.linear_layers import LinearLayer
 from lipcompile.ops import MARK
 from lipcompile.sites import Site
-from lipcompile.weights import Columns, Weight, columns_of, stored_weight
+from lipcompile.weights import Columns, columns_of, stored_weight
 
 _NARROW = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _INT = ir.DataType.INT32.value
@@ -96,19 +96,7 @@ def tap_suppressed(
 def layer_columns(layer: LinearLayer) -> Columns | str:
     """The columns of a layer, or why its weight cannot be edited; no weight is read."""
     weight = stored_weight(layer.node, 1 - layer.data_index)
-    return weight if isinstance(weight, str) else columns_of(layer, _shape(weight))
-
-
-def _shape(weight: Weight) -> tuple[int, ...]:
-    """Shape of `weight.array()`, from that of the stored tensor."""
-    tensor = ir.convenience.get_const_tensor(weight.root)
-    assert tensor is not None
-    shape: tuple[int, ...] = tuple(tensor.shape.numpy())
-    for node in weight.chain:
-        if node.op_type == "Transpose":
-            order = node.attributes.get("perm")
-            shape = tuple(shape[i] for i in order.as_ints()) if order else shape[::-1]
-    return shape
+    return weight if isinstance(weight, str) else columns_of(layer, weight.shape)
 
 
 class _Builder:

@@ -30,7 +30,6 @@ from lipcompile.ops import MARK, standard_op
 from lipcompile.weights import (
     Weight,
     add_constant,
-    needs_constant_nodes,
     set_constant,
     stored_weight,
 )
@@ -38,6 +37,7 @@ from lipcompile.weights import (
 _BIAS = 2  # its place among the inputs of each of these
 _ADDS_BIAS = frozenset({"Conv", "ConvTranspose", "Gemm", "BatchNormalization"})
 _CLIP_MIN, _CLIP_MAX = 1, 2
+_ACCURACY = 2.0**-10  # of c; float32 keeps it for biases up to some thousand times c
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,21 @@ class BiasShift:
     length: int
     factor: float = 1.0
 
+    def takes(self, c: float, dtype: str) -> bool:
+        """Whether the bias moves by c, and not by what its type makes of it.
+
+        In 16 bits a bias of 12 has neighbours 0.0078 apart, which may be more than c.
+        """
+        before, after = self._numbers(c, dtype)
+        moved = (before.astype(np.float64) - after.astype(np.float64)) * self.factor
+        return bool((np.abs(moved - c) <= _ACCURACY * c).all())
+
+    def _numbers(self, c: float, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+        """The bias before and after."""
+        before = np.zeros(self.length, dtype) if self.bias is None else _operand(self.bias)
+        after = (before.astype(np.float64) - c / self.factor).astype(before.dtype)
+        return before, after
+
     def apply(self, c: float, dtype: str, name: str) -> list[dict[str, Any]]:
         """Subtracts c from the bias, and from the upper bound of a Clip.
 
@@ -71,8 +86,7 @@ class BiasShift:
         Returns:
             What was changed, for provenance and `undo`.
         """
-        before = np.zeros(self.length, dtype) if self.bias is None else _operand(self.bias)
-        shifted = (before.astype(np.float64) - c / self.factor).astype(before.dtype)
+        _, shifted = self._numbers(c, dtype)
         changes = [_replace(self.node, self.index, self.bias, shifted, f"{name}/bias")]
         cap = upper_bound(self.activation)
         if cap is not None:
@@ -130,16 +144,7 @@ def _constant(node: ir.Node, index: int) -> Weight | None:
     if len(node.inputs) <= index:
         return None
     weight = stored_weight(node, index)
-    if isinstance(weight, str) or weight.quantised or _is_default(weight, node):
-        return None
-    return weight
-
-
-def _is_default(weight: Weight, node: ir.Node) -> bool:
-    """Whether a graph input has these numbers by default. Before IR version 4 every
-    initializer is one, and runtimes take it for constant."""
-    assert isinstance(node.graph, ir.Graph)
-    return weight.root.is_graph_input() and not needs_constant_nodes(node.graph)
+    return None if isinstance(weight, str) or weight.quantised else weight
 
 
 def _operand(bias: Weight) -> np.ndarray:
@@ -167,7 +172,7 @@ def _output_channels(node: ir.Node) -> int | None:
     weight = stored_weight(node, 1)
     if isinstance(weight, str) or weight.quantised:
         return None
-    rows: int = weight.array().shape[0 if node.op_type == "Conv" else 1]
+    rows: int = weight.shape[0 if node.op_type == "Conv" else 1]
     return rows if node.op_type == "Conv" else rows * integer(node, "group", 1)
 
 

@@ -390,7 +390,7 @@ def stop_at(call: int) -> Any:
 
 def test_ctrl_c_while_counting_keeps_the_maxima(tmp_path: Path) -> None:
     options = {"scan": ScanOptions(batch_size=1), "output": tmp_path / "t.json"}
-    message = r"interrupted while counting; .* '.*t\.partial\.json': go on with --table"
+    message = r"interrupted while counting; .* '.*t\.partial\.json': pass it as --table"
     with pytest.raises(Interrupted, match=message):
         calibrated(DATA, progress=stop_at(15), **options)
     assert not (tmp_path / "t.json").exists()

@@ -106,7 +106,7 @@ def test_onnxconverter_common_raises_tiny_thresholds(
         """How far the converted model's forged tensor is from f_c; in units of c."""
         converted = common.convert_float_to_float16(_copy(hardened), **options)
         tensors = fetch(converted, records, {"x": near_c.astype(np.float16)})
-        x = tensors[record["tensor"]].astype(np.float32)
+        x = tensors[record["at"]].astype(np.float32)
         return float(np.abs(tensors[record["forged"]] - Smooth()(x, c)).max() / c)
 
     with pytest.warns(UserWarning, match="will be truncated to 10000"):

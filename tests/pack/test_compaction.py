@@ -39,10 +39,10 @@ LAYERS = {
 # Why other models lose nothing: every constant is a default that a caller may replace, the
 # weights are integers, or there are none in the file.
 NOTHING = {
-    "acasxu_1_1": "a caller may replace it",
-    "collins_rul_20": "a caller may replace it",
-    "mnist_cntk": "a caller may replace it",
-    "ultraface_rfb320": "a caller may replace it",
+    "acasxu_1_1": "before IR version 4",
+    "collins_rul_20": "before IR version 4",
+    "mnist_cntk": "before IR version 4",
+    "ultraface_rfb320": "before IR version 4",
     "kws_mlperf": "is quantised",
     "mobilenetv2_qdq": "is quantised",
     "light_inception_v2": None,

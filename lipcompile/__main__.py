@@ -1,0 +1,5 @@
+"""`python -m lipcompile` is `lipcompile`."""
+
+from lipcompile.cli.main import main
+
+main()
