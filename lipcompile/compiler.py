@@ -6,35 +6,26 @@ load -> find sites -> calibrate -> thresholds -> rewrite -> check -> save
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lipcompile import model_io
-from lipcompile.calibration.calibrate import default_table, run_counting, run_scan
-from lipcompile.calibration.counting import check_readable_twice, prepare_counting
-from lipcompile.calibration.scan import (
-    PROBE_SAMPLES,
-    Probe,
-    Progress,
-    Scan,
-    ScanOptions,
-    prepare_scan,
-)
-from lipcompile.calibration.table import CalibrationTable, load_table
+from lipcompile.calibration.calibrate import default_table
+from lipcompile.calibration.scan import Progress, ScanOptions
+from lipcompile.calibration.table import CalibrationTable
 from lipcompile.checks import check_outputs, check_structure
-from lipcompile.errors import DataError, ModelError, OptionError, OutputError
+from lipcompile.errors import ModelError, OptionError, OutputError
 from lipcompile.forged import ForgedFunction, Hard, Target
 from lipcompile.forging import Forging, forge, thresholds_of
+from lipcompile.measuring import Measuring
 from lipcompile.model_io import LoadedModel
-from lipcompile.placement import Threshold
 from lipcompile.records import COLUMNS, is_hardened
 from lipcompile.request import CrByLayer, Request, Variant, make_request
 from lipcompile.results import HardenResult, layer_rows
 from lipcompile.runtime import RuntimeOptions
 from lipcompile.sites import Selection, Selector, find_sites, require_sites
-from lipcompile.zeroing import Zeroing, lacks_counts, zero
+from lipcompile.zeroing import Zeroing, zero
 
 
 def harden(
@@ -107,7 +98,9 @@ def harden(
     targets = _Targets.named(model, output, save_table, dry_run)
     targets.check(force, model_io.paths_among(model, table, calib))
     task = _open(model, selector, runtime or RuntimeOptions(), force, request)
-    measuring = _Measuring(task, calib, table, scan or ScanOptions(), targets, progress)
+    beside = default_table(task.loaded.name, targets.model)
+    how = scan or ScanOptions(), task.runtime
+    measuring = Measuring(task.loaded, task.selection, calib, table, *how, beside, progress)
     measured, probes = measuring.run(request)
     done = _rewrite(task, request, measured)
     check_structure(task.loaded, done.proto)
@@ -219,86 +212,3 @@ class _Targets:
         if self.model is None or self.dry_run:
             return ()
         return model_io.save(loaded, proto, self.model)
-
-
-@dataclass(frozen=True, slots=True)
-class _Measuring:
-    """How maxima and counts are come by: from data, or from a table."""
-
-    task: _Task
-    calib: object
-    table: CalibrationTable | str | os.PathLike[str] | None
-    options: ScanOptions
-    targets: _Targets
-    progress: Progress | None
-
-    def run(self, request: Request) -> tuple[CalibrationTable, Sequence[Probe]]:
-        """The table, given or scanned, and probes of the data where there is any."""
-        given = self._given()
-        if given is not None and not self._lacks(given, request):
-            return given, self._probes() if self.calib is not None else ()
-        if request.weight is not None and self.calib is not None:
-            check_readable_twice(self.calib)
-        table, probes = given, self._probes() if given is not None and self.calib else ()
-        if table is None:
-            running = self._prepared(self.options)
-            run_scan(running, self._beside(), self.progress)
-            table, probes = running.table, running.probe
-        if self.calib is not None and self._lacks(table, request):
-            table = self._counted(table, request)
-        return table, probes
-
-    def _given(self) -> CalibrationTable | None:
-        table, loaded = self.table, self.task.loaded
-        given = load_table(Path(table)) if isinstance(table, (str, os.PathLike)) else table
-        if given is not None:
-            given.check_model(loaded.digest, loaded.name)
-            given.require(site.tensor for site in self.task.selection.sites)
-        return given
-
-    def _lacks(self, table: CalibrationTable, request: Request) -> bool:
-        if request.weight is None:
-            return False
-        return lacks_counts(self._thresholds(table, request), table)
-
-    def _thresholds(self, table: CalibrationTable, request: Request) -> tuple[Threshold, ...]:
-        return thresholds_of(self.task.selection, table, request.c_r, Hard())
-
-    def _prepared(self, options: ScanOptions) -> Scan:
-        task = self.task
-        return prepare_scan(
-            task.loaded, task.selection.sites, self.calib, options, task.runtime
-        )
-
-    def _probes(self) -> Sequence[Probe]:
-        """Samples to compare outputs on; the maxima come from elsewhere."""
-        enough = min(self.options.samples or PROBE_SAMPLES, PROBE_SAMPLES)
-        running = self._prepared(replace(self.options, samples=enough))
-        run_scan(running, None, self.progress)
-        return running.probe
-
-    def _counted(self, table: CalibrationTable, request: Request) -> CalibrationTable:
-        task = self.task
-        ratios = dict.fromkeys(t.c_r for t in self._thresholds(table, request))
-        counting = prepare_counting(
-            task.loaded,
-            task.selection.sites,
-            table,
-            tuple(ratios),
-            self.calib,
-            self.options,
-            task.runtime,
-        )
-        run_counting(counting, self._beside() if self.table is None else None, self.progress)
-        counted = counting.counted_table
-        if counted.data.digest != table.data.digest:
-            raise DataError(
-                f"the table's maxima are of {table.data.samples} samples of "
-                f"'{table.data.label}', and --calib has {counted.data.samples} of "
-                f"'{counted.data.label}', which are others: give the data of the table, or "
-                "count with 'lipcompile calibrate --table ... --count-cr ...' first"
-            )
-        return counted
-
-    def _beside(self) -> Path:
-        return default_table(self.task.loaded.name, self.targets.model)

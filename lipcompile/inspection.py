@@ -88,8 +88,10 @@ class Inspection:
         if self.inlined:
             lines.append(f"local functions to inline: {', '.join(self.inlined)}")
         if self.provenance:
-            form, c_r = (self.provenance.get(f"lipcompile.{k}", "?") for k in ("form", "c_r"))
-            lines.append(f"hardened already: form {form}, c_r {c_r}")
+            said = {k.removeprefix(f"{MARK}."): v for k, v in self.provenance.items()}
+            form, rate = said.get("form", "?"), said.get("zero_rate")
+            what = f"form {form}" if rate is None else f"variant weight, zero rate {rate}"
+            lines.append(f"hardened already: {what}, c_r {said.get('c_r', '?')}")
         lines.append("")
         lines += table(("layer", "operator", "input", "type", "weight", "decision"), cells)
         left = len(self.rows) - len(chosen)

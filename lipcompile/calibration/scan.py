@@ -35,6 +35,7 @@ Progress = Callable[[int, int | None], None]
 
 PROBE_SAMPLES = 256  # kept with their outputs, to compare models
 _PROBE_BYTES = 128 << 20
+_MOST_SAMPLES = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +63,10 @@ class ScanOptions:
 
     def __post_init__(self) -> None:
         for name, value in (("samples", self.samples), ("batch size", self.batch_size)):
-            if value is not None and value < 1:
-                raise OptionError(f"{name} = {value} is too small: give 1 or more")
+            if value is not None and not 1 <= value <= _MOST_SAMPLES:
+                raise OptionError(
+                    f"{name} = {value} is out of range: give 1 to {_MOST_SAMPLES:,}"
+                )
         policies = {"on_bad_sample": self.on_bad_sample, "on_nonfinite": self.on_nonfinite}
         for name, policy in policies.items():
             if policy not in ("fail", "skip"):
