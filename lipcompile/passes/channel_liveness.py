@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import gcd
 
 import numpy as np
 import onnx_ir as ir
@@ -97,13 +98,13 @@ class Demand:
         assert self.used is not None
         stay = self.used.copy()
         stay[0] |= not stay.any()
-        if self.fills(block):
-            stay[np.flatnonzero(~stay)[: -int(stay.sum()) % block]] = True
+        short = -int(stay.sum()) % self.step(block)
+        stay[np.flatnonzero(~stay)[:short]] = True
         return None if stay.all() else stay
 
-    def fills(self, block: int) -> bool:
-        """Whether the channels are whole blocks, and a reader works on them."""
-        return self.blocked and self.used is not None and self.used.size % block == 0
+    def step(self, block: int) -> int:
+        """How many channels have to go at a time: a divisor of their number and the block."""
+        return gcd(self.used.size, block) if self.blocked and self.used is not None else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,10 +299,10 @@ def _held(
         unused = demand.unused
         if passage.kind == "linear":
             reason = passage.obstacle or demand.held
-            if not reason and demand.fills(block):
+            if not reason and (step := demand.step(block)) > 1:
                 stay = demand.rows(block)
                 unused -= int((~stay).sum()) if stay is not None else 0
-                reason = f"would leave a number of channels that is no multiple of {block}"
+                reason = f"would leave a number of channels that is no multiple of {step}"
         else:
             other = f"is made by {_who(node, scope)}, not by a layer that could lose it"
             reason = passage.obstacle or other

@@ -90,9 +90,8 @@ class DropDeadChannels:
     """Drops the dead channels of a graph in place; the same graph gives the same result.
 
     Attributes:
-        block: Channels that a convolution or a pool reads go in multiples of this many, as
-            far as they were such a multiple. 16 is the block of ONNX Runtime with AVX-512,
-            and a multiple of the others.
+        block: Of n channels that a convolution or a pool reads, a multiple of gcd(n, block)
+            stays. 16 is the block of ONNX Runtime with AVX-512, and a multiple of the others.
     """
 
     block: int = 16

@@ -121,7 +121,7 @@ def expose(proto: onnx.ModelProto, name: str) -> None:
 
 def compact(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, CompactionReport]:
     loaded = model_io.load(proto)
-    report = DropDeadChannels()(loaded.graph_ir)
+    report = DropDeadChannels(block=1)(loaded.graph_ir)
     result = model_io.render(loaded.proto, loaded.graph_ir)
     onnx.checker.check_model(result, full_check=True)
     return result, report

@@ -436,7 +436,7 @@ def test_nodes_out_of_order_are_no_obstacle() -> None:
     del before.graph.node[:]
     before.graph.node.extend(nodes)
     loaded = model_io.load(before)
-    report = DropDeadChannels()(loaded.graph_ir)
+    report = DropDeadChannels(block=1)(loaded.graph_ir)
     assert claimed(report) == C13
     assert_same_outputs(before, model_io.render(loaded.proto, loaded.graph_ir))
 
@@ -465,5 +465,31 @@ def test_a_graph_is_as_deep_as_it_likes() -> None:
     del before.graph.node[:]
     before.graph.node.extend(nodes)
     loaded = model_io.load(before)
-    report = DropDeadChannels()(loaded.graph_ir)
+    report = DropDeadChannels(block=1)(loaded.graph_ir)
     assert claimed(report) == {"v0": (1, 3)}
+
+
+@pytest.mark.parametrize(
+    ("channels", "dead", "left"),
+    [(32, 6, 32), (32, 17, 16), (24, 1, 24), (24, 9, 16), (20, 3, 20), (20, 5, 16), (7, 3, 4)],
+)
+def test_channels_in_front_of_a_convolution_go_in_whole_blocks(
+    channels: int, dead: int, left: int
+) -> None:
+    """Of n channels a multiple of gcd(n, 16) stays."""
+    rng = np.random.default_rng(0)
+    first = rng.normal(size=(channels, 3, 3, 3)).astype(np.float32)
+    second = rng.normal(size=(4, channels, 3, 3)).astype(np.float32)
+    second[:, :dead] = 0
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[1,3,8,8] x) => (float[1,4,4,4] y) '
+        "{ c = Conv(x, A) r = Relu(c) y = Conv(r, Z) }"
+    )
+    for name, array in (("A", first), ("Z", second)):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    loaded = model_io.load(proto)
+    report = DropDeadChannels()(loaded.graph_ir)
+    weights = {t.name: t for t in model_io.render(proto, loaded.graph_ir).graph.initializer}
+    assert weights["A"].dims[0] == weights["Z"].dims[1] == left
+    kept = sum(row.channels for row in report.kept)
+    assert kept == dead - (channels - left)
