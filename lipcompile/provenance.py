@@ -19,7 +19,7 @@ lipcompile.inlined   local functions that were inlined, where there were any
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lipcompile.calibration.table import CalibrationTable
@@ -31,10 +31,27 @@ from lipcompile.passes.drop_dead_channels import DroppedChannels
 from lipcompile.passes.insert_forged import Forged
 from lipcompile.passes.zero_columns import ColumnPlan
 from lipcompile.placement import Threshold
-from lipcompile.records import COLUMNS, DROPPED, SITES, SOURCE_FILE, is_hardened, read_sites
+from lipcompile.records import (
+    COLUMNS,
+    DROPPED,
+    INLINED,
+    SITES,
+    SOURCE,
+    SOURCE_FILE,
+    is_hardened,
+    read_sites,
+)
 from lipcompile.version import __version__
 
-_INLINED = f"{MARK}.inlined"
+# What follows from the original and the records; the other keys nothing else tells.
+DERIVED = frozenset(
+    {SITES, COLUMNS, DROPPED, INLINED}
+    | {f"{MARK}.{name}" for name in ("variant", "form", "a", "b", "zero_rate")}
+)
+KEYS = DERIVED | {
+    *(SOURCE, SOURCE_FILE),
+    *(f"{MARK}.{name}" for name in ("version", "table", "data", "c_r", "c_r_by_layer")),
+}
 
 
 def make_provenance(
@@ -58,7 +75,7 @@ def make_provenance(
     }
     metadata: dict[str, str | None] = {
         f"{MARK}.version": __version__,
-        f"{MARK}.source": before.get(f"{MARK}.source", source.digest),
+        SOURCE: before.get(SOURCE, source.digest),
         f"{MARK}.table": table.digest,
         f"{MARK}.data": json.dumps(data),
         f"{MARK}.c_r": repr(c_r.default),
@@ -69,9 +86,9 @@ def make_provenance(
         metadata[SOURCE_FILE] = file
     if c_r.patterns:
         metadata[f"{MARK}.c_r_by_layer"] = json.dumps(dict(c_r.patterns))
-    inlined = json.dumps(list(source.inlined)) if source.inlined else before.get(_INLINED)
+    inlined = json.dumps(list(source.inlined)) if source.inlined else before.get(INLINED)
     if inlined is not None:
-        metadata[_INLINED] = inlined
+        metadata[INLINED] = inlined
     # Parameters of a form that was used before belong to its own records, not to this one.
     metadata |= {k: None for k in before if k.startswith(f"{MARK}.") and k not in metadata}
     return metadata
@@ -83,7 +100,12 @@ def forged_keys(
     """What a forged model says of its form and sites, those of an earlier run included."""
     records = read_sites(source.metadata)
     runs = [record["run"] for record in records if isinstance(record.get("run"), int)]
-    records += [_record(item, form, 1 + max(runs, default=0)) for item in forged]
+    records += [site_record(item, form, 1 + max(runs, default=0)) for item in forged]
+    return form_keys(form, records)
+
+
+def form_keys(form: ForgedFunction, records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The keys of variant "forged" for the records of every run, of which `form` was last."""
     parameters = {f"{MARK}.{k}": repr(v) for k, v in form.parameters().items()}
     named = {f"{MARK}.variant": "forged", f"{MARK}.form": form.name}
     return {**named, SITES: json.dumps(records), **parameters}
@@ -125,7 +147,8 @@ def weight_keys(
     return keys
 
 
-def _record(item: Forged, form: ForgedFunction, run: int) -> dict[str, Any]:
+def site_record(item: Forged, form: ForgedFunction, run: int) -> dict[str, Any]:
+    """What is said of one site; `run` counts from 1."""
     plan = item.plan
     record = {
         "run": run,

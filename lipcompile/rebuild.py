@@ -12,13 +12,22 @@ from lipcompile import model_io
 from lipcompile.errors import ModelError
 from lipcompile.forged import ForgedFunction, make_form
 from lipcompile.forged.targets import check_target
+from lipcompile.linear_layers import LinearLayer
 from lipcompile.model_io import LoadedModel
+from lipcompile.ops import MARK
+from lipcompile.passes.count_suppressed import layer_columns
 from lipcompile.passes.drop_dead_channels import DropDeadChannels
 from lipcompile.passes.insert_forged import InsertForged
 from lipcompile.passes.zero_columns import ColumnPlan, ZeroColumns
 from lipcompile.placement import Threshold, plan_sites
-from lipcompile.records import COLUMNS, DROPPED, SITES, read_records, read_sites
+from lipcompile.provenance import DERIVED, KEYS, form_keys, site_record, weight_keys
+from lipcompile.records import COLUMNS, DROPPED, INLINED, read_records, read_sites
 from lipcompile.sites import Selector, Site, find_sites
+from lipcompile.thresholds import check_zero_rate
+
+_EVERY = Selector("all")
+# What records of any shape can raise in code that expects them to be right.
+MISFITS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 def rebuild(original: LoadedModel, metadata: Mapping[str, str]) -> Any:
@@ -32,25 +41,46 @@ def rebuild(original: LoadedModel, metadata: Mapping[str, str]) -> Any:
 
 
 def _rebuild_weight(original: LoadedModel, metadata: Mapping[str, str]) -> Any:
-    found = find_sites(original.graph_ir, Selector("all"))
-    layers = {layer.name: layer for layer in found.layers}
+    sites = {site.tensor: site for site in find_sites(original.graph_ir, _EVERY).sites}
+    records = read_records(metadata, COLUMNS)
     try:
-        plans = tuple(
-            ColumnPlan(
-                layers[record["layer"]],
-                tuple(map(int, record["columns"])),
-                int(record["count"]),
-                record["tensor"],
-                float(record["c"]),
-            )
-            for record in read_records(metadata, COLUMNS)
-        )
+        thresholds = [_layer_threshold(sites, record) for record in records]
+        plans = tuple(map(_column_plan, thresholds, records))
+        zero_rate = check_zero_rate(float(metadata[f"{MARK}.zero_rate"]))
         ZeroColumns(plans)(original.graph_ir)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except MISFITS as error:
         raise _misfit(error) from error
-    if DROPPED in metadata:
-        DropDeadChannels()(original.graph_ir)
-    return model_io.render(original.proto, original.graph_ir, dict(metadata))
+    report = DropDeadChannels()(original.graph_ir) if DROPPED in metadata else None
+    dropped = report.dropped if report is not None else None
+    return _render(original, metadata, weight_keys(plans, thresholds, zero_rate, dropped))
+
+
+def _layer_threshold(sites: Mapping[str, Site], record: Mapping[str, Any]) -> Threshold:
+    site = sites[record["tensor"]]
+    layers = tuple(layer for layer in site.layers if layer.name == record["layer"])
+    if not layers:
+        raise ValueError(f"'{site.tensor}' does not feed a layer '{record['layer']}'")
+    numbers = (float(record[key]) for key in ("absmax", "c_r", "c"))
+    return Threshold(replace(site, layers=layers), *numbers)
+
+
+def _column_plan(threshold: Threshold, record: Mapping[str, Any]) -> ColumnPlan:
+    (layer,) = threshold.site.layers
+    columns, count = tuple(record["columns"]), _count(layer)
+    if record["count"] != count:
+        raise ValueError(f"'{layer.name}' has {count} columns, not {record['count']}")
+    if not all(type(j) is int and 0 <= j < count for j in columns):
+        raise ValueError(f"'{layer.name}' has columns 0 to {count - 1}, and others are named")
+    if list(columns) != sorted(set(columns)) or not columns:
+        raise ValueError(f"the columns of '{layer.name}' do not rise, or there are none")
+    return ColumnPlan(layer, columns, count, threshold.site.tensor, threshold.c)
+
+
+def _count(layer: LinearLayer) -> int:
+    lie = layer_columns(layer)
+    if isinstance(lie, str):
+        raise ValueError(f"the weight of '{layer.name}' {lie}")
+    return lie.count
 
 
 def rebuild_forged(
@@ -59,6 +89,9 @@ def rebuild_forged(
     change: Callable[[float], float] = lambda c: c,
 ) -> Any:
     """The forged model that `metadata` describes, as an `onnx.ModelProto`.
+
+    What it says of itself is made anew as well, but for what nothing tells: version, digests,
+    calibration data and the relative thresholds.
 
     Args:
         original: The model before hardening, freshly loaded; its graph is edited.
@@ -69,10 +102,11 @@ def rebuild_forged(
         ModelError: The provenance does not fit the original.
         InputError: It holds an illegal value.
     """
-    records = read_sites(metadata)
     change = functools.cache(change)  # sites that share a form have one threshold
+    fresh: list[dict[str, Any]] = []
+    keys: dict[str, str] = {}
     try:
-        for batch in _batches(records):
+        for run, batch in enumerate(_batches(read_sites(metadata)), start=1):
             form = _form(batch[0])
             sites = _sites(original, batch)
             thresholds = tuple(
@@ -82,13 +116,19 @@ def rebuild_forged(
             target = check_target(batch[0].get("target", "portable"))
             plans = plan_sites(thresholds, form, original.opset, target)
             results = InsertForged(form, plans)(original.graph_ir)
-            for record, result in zip(batch, results, strict=True):
-                record |= {"c": result.plan.c, "forged": result.tensor}
-                record |= {"at": result.plan.anchor.name, "way": result.plan.encoding.way}
-    except (KeyError, TypeError, ValueError) as error:
+            fresh += [site_record(result, form, run) for result in results]
+            keys = form_keys(form, fresh)
+    except MISFITS as error:
         raise _misfit(error) from error
-    changed = {**metadata, SITES: json.dumps(records)}
-    return model_io.render(original.proto, original.graph_ir, changed)
+    return _render(original, metadata, keys)
+
+
+def _render(original: LoadedModel, metadata: Mapping[str, str], keys: dict[str, str]) -> Any:
+    """What hardening says anew replaces what is said, in its place; unknown keys go."""
+    if original.inlined:
+        keys[INLINED] = json.dumps(list(original.inlined))
+    told = {k: v for k, v in metadata.items() if k in keys or k in KEYS - DERIVED}
+    return model_io.render(original.proto, original.graph_ir, told | keys)
 
 
 def _misfit(error: Exception) -> ModelError:
@@ -118,13 +158,12 @@ def _form(record: Mapping[str, Any]) -> ForgedFunction:
 
 
 def _sites(original: LoadedModel, records: list[dict[str, Any]]) -> list[Site]:
-    found = find_sites(original.graph_ir, Selector("all")).sites
-    by_tensor = {site.tensor: site for site in found}
+    by_tensor = {site.tensor: site for site in find_sites(original.graph_ir, _EVERY).sites}
     sites = []
     for record in records:
         site, wanted = by_tensor[record["tensor"]], set(record["layers"])
         layers = tuple(layer for layer in site.layers if layer.name in wanted)
-        if {layer.name for layer in layers} != wanted:
+        if {layer.name for layer in layers} != wanted or not wanted:
             raise ValueError(f"'{record['tensor']}' does not feed all of {sorted(wanted)}")
         sites.append(replace(site, layers=layers))
     return sites

@@ -12,7 +12,9 @@ from lipcompile.ops import MARK
 SITES = f"{MARK}.sites"
 COLUMNS = f"{MARK}.columns"
 DROPPED = f"{MARK}.dropped"
+SOURCE = f"{MARK}.source"
 SOURCE_FILE = f"{MARK}.file"
+INLINED = f"{MARK}.inlined"
 
 
 def is_hardened(metadata: Mapping[str, str]) -> bool:

@@ -84,7 +84,7 @@ class RuntimeOptions:
             raise OptionError(f"threads = {self.threads} is negative: use 0 for automatic")
         if self.threads > _MOST_THREADS:
             raise OptionError(
-                f"threads = {self.threads} is more than {_MOST_THREADS}: use 0 for one per core"
+                f"threads = {self.threads} are more than {_MOST_THREADS}: use 0 for one a core"
             )
 
 

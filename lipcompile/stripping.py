@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,15 @@ from lipcompile.ops import MARK
 from lipcompile.passes.remove_forged import RemoveForged
 from lipcompile.records import (
     COLUMNS,
+    INLINED,
+    SITES,
+    SOURCE,
     SOURCE_FILE,
     is_hardened,
     read_records,
     read_sites,
 )
 from lipcompile.text import count
-
-_SOURCE = f"{MARK}.source"
-_INLINED = f"{MARK}.inlined"
 
 
 def strip(
@@ -32,9 +33,9 @@ def strip(
     """Takes the forged functions out of a hardened model, of every run.
 
     The result computes what the model computed before it was hardened (its digest is compared
-    with the one in the provenance), and is the very bytes of that file where the file can be
-    known: no local function was inlined, no external data got another name, and the file was
-    serialised in protobuf's usual way.
+    with the one in the provenance; it covers large external tensors by samples), and is the
+    very bytes of that file where the file can be known: no local function was inlined, no
+    external data got another name, and the file was serialised in protobuf's usual way.
 
     Args:
         model: A path, `onnx.ModelProto`, `onnx_ir.Model` or graphsurgeon `Graph`.
@@ -57,11 +58,13 @@ def strip(
     loaded = model_io.load(model)
     _check_forged(loaded)
     records = read_sites(loaded.metadata)
+    layers = _layers(loaded, records)
     RemoveForged(records)(loaded.graph_ir)
     dropped = {key: None for key in loaded.metadata if key.startswith(f"{MARK}.")}
     proto = model_io.render(loaded.proto, loaded.graph_ir, dropped)
     digest = hashlib.sha256(model_io.serialize(proto)).hexdigest()
-    if digest != loaded.metadata.get(SOURCE_FILE):
+    # The bytes of the model say nothing of the data beside it.
+    if loaded.external or digest != loaded.metadata.get(SOURCE_FILE):
         _check_source(loaded, proto)
     files = model_io.save(loaded, proto, target) if target is not None else ()
     if files:
@@ -72,11 +75,12 @@ def strip(
         name=loaded.name,
         output=files[0] if files else None,
         files=files,
-        layers=tuple(name for record in records for name in record["layers"]),
-        source=loaded.metadata[_SOURCE],
+        layers=layers,
+        source=loaded.metadata[SOURCE],
         source_file=loaded.metadata.get(SOURCE_FILE),
         file=digest,
         differences=_differences(loaded),
+        sampled=bool(loaded.external),
     )
 
 
@@ -93,9 +97,9 @@ def _target(model: object, output: str | os.PathLike[str] | None) -> Path | None
 
 def _check_forged(loaded: LoadedModel) -> None:
     metadata = loaded.metadata
-    if not is_hardened(metadata) or _SOURCE not in metadata:
+    if not is_hardened(metadata) or SOURCE not in metadata:
         raise ModelError(
-            f"'{loaded.name}' is not hardened (its metadata has no '{_SOURCE}' with what was "
+            f"'{loaded.name}' is not hardened (its metadata has no '{SOURCE}' with what was "
             "done): there is nothing to strip"
         )
     if COLUMNS in metadata:
@@ -103,16 +107,27 @@ def _check_forged(loaded: LoadedModel) -> None:
         raise ModelError(
             f"'{loaded.name}' was hardened by editing the weights of "
             f"{count(layers, 'layer')} (variant weight), and what stood there is not in the "
-            f"file: take the original, {metadata[_SOURCE]}"
+            f"file: take the original, {metadata[SOURCE]}"
         )
+
+
+def _layers(loaded: LoadedModel, records: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    for record in records:
+        names = record.get("layers")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ModelError(
+                f"'{loaded.name}' has damaged metadata: a record of '{SITES}' says layers = "
+                f"{names!r:.80}, and not their names; nothing was written; take the original"
+            )
+    return tuple(name for record in records for name in record["layers"])
 
 
 def _check_source(loaded: LoadedModel, proto: Any) -> None:
     digest = model_io.load(proto, loaded.base_dir).digest
-    if digest != loaded.metadata[_SOURCE]:
+    if digest != loaded.metadata[SOURCE]:
         raise CheckFailed(
             f"'{loaded.name}' without its forged functions is {digest}, and what was hardened "
-            f"is {loaded.metadata[_SOURCE]}: another tool changed the file after hardening; "
+            f"is {loaded.metadata[SOURCE]}: another tool changed the file after hardening; "
             "nothing was written; take the original"
         )
 
@@ -120,8 +135,8 @@ def _check_source(loaded: LoadedModel, proto: Any) -> None:
 def _differences(loaded: LoadedModel) -> tuple[str, ...]:
     """Why the bytes may differ from the original's, although it computes the same."""
     found = []
-    if _INLINED in loaded.metadata:
-        found.append(f"local functions were inlined: {loaded.metadata[_INLINED]}")
+    if INLINED in loaded.metadata:
+        found.append(f"local functions were inlined: {loaded.metadata[INLINED]}")
     if loaded.external:
         found.append("external data lies in files of other names")
     return tuple(found) or ("it was serialised in another way: order or storage of fields",)
@@ -142,6 +157,8 @@ class StripResult:
         source_file: SHA-256 of the original's file, in hexadecimal, where it was one.
         file: SHA-256 of the result's bytes.
         differences: Where the bytes are not identical: in what they differ.
+        sampled: Whether the model has external data: of its large tensors only samples were
+            compared, and the rest is what lay beside the hardened model.
     """
 
     model: Any
@@ -153,6 +170,7 @@ class StripResult:
     source_file: str | None
     file: str
     differences: tuple[str, ...]
+    sampled: bool
 
     def __post_init__(self) -> None:
         if self.identical is not False:
@@ -171,6 +189,7 @@ class StripResult:
             "layers": list(self.layers),
             "identical": self.identical,
             "differences": list(self.differences),
+            "sampled": self.sampled,
             "source": self.source,
             "source_file": self.source_file,
             "file": self.file,
@@ -183,8 +202,12 @@ class StripResult:
                 f"byte-identical to the model that was hardened (sha256 {self.file[:12]}...)"
             )
         else:
-            lines.append(f"computes what the model that was hardened did ({self.source[:19]})")
+            how = "has the digest of" if self.sampled else "computes what"
+            did = "" if self.sampled else " did"
+            lines.append(f"{how} the model that was hardened{did} ({self.source[:19]})")
             lines += [f"its bytes differ: {difference}" for difference in self.differences]
+        if self.sampled:
+            lines.append("large external tensors were compared by samples, the others in full")
         if self.identical is None:
             lines.append("whether the bytes are the same is unknown: no file was hardened")
         lines += [f"wrote '{path}' ({path.stat().st_size:,} bytes)" for path in self.files]

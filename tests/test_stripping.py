@@ -36,6 +36,7 @@ def test_the_bytes_come_back(graph: Graph, form: str, tmp_path: Path) -> None:
     assert result.output.read_bytes() == path.read_bytes()
     assert (result.identical, result.differences) == (True, ())
     assert "byte-identical to the model that was hardened (sha256 " in str(result)
+    assert not result.sampled and "by samples" not in str(result)
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -73,6 +74,8 @@ def test_external_data_gets_other_names_and_nothing_else_differs(
     assert result.identical is False
     assert result.differences == ("external data lies in files of other names",)
     assert "its bytes differ: external data" in str(result)
+    assert "large external tensors were compared by samples" in str(result)
+    assert result.to_json()["sampled"] is True
     before, after = model_io.load(path), model_io.load(result.output)
     assert before.digest == after.digest == result.source
     assert onnx.load(path) == onnx.load(result.output)  # with the numbers read in
@@ -226,6 +229,33 @@ def test_damaged_records_never_give_another_model(form: str, tmp_path: Path) -> 
             assert lipcompile.strip(path, force=True).identical  # what was not needed
             continue
         assert not path.with_name("model.stripped.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"changes": [{"node": "a", "input": 99, "was": "B"}]}, "does not fit its own"),
+        ({"changes": [{"node": "a", "input": 2, "was": ["B"]}]}, "does not fit its own"),
+        ({"changes": [{"node": "a", "max": "B"}]}, "does not fit its own"),
+        ({"changes": 7}, "does not fit its own"),
+        ({"at": None}, "does not fit its own"),
+        ({"layers": None}, "says layers = None, and not their names"),
+        ({"layers": [7]}, "says layers = \\[7\\], and not their names"),
+    ],
+    ids=str,
+)
+def test_damaged_records_are_told_before_anything_is_written(
+    change: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    path = harden(write(GRAPHS["bias"], tmp_path), "soft").output
+    assert path is not None
+    (record, *_) = json.loads(model_io.load(path).metadata["lipcompile.sites"])
+    props = {"lipcompile.sites": json.dumps([{**record, **change}])}
+    edited(path, lambda model: set_props(model, props))
+    with pytest.raises(ModelError, match=reason):
+        lipcompile.strip(path)
+    assert main.run(["strip", str(path)]) == 2
+    assert not path.with_name("model.stripped.onnx").exists()
 
 
 def set_props(model: onnx.ModelProto, props: dict[str, str]) -> None:

@@ -11,7 +11,7 @@ from lipcompile.auditing.campaign import Campaign
 from lipcompile.auditing.statistics import exact_interval
 from lipcompile.errors import DataError, ModelError, OptionError, ProviderError
 from lipcompile.model_io import LoadedModel
-from lipcompile.ops import MARK
+from lipcompile.records import SOURCE
 from lipcompile.text import percent
 
 _VALUES_PER_BATCH = 1_500_000  # pixel values; more does not fit the caches of a CPU
@@ -80,7 +80,7 @@ def check_pair(original: LoadedModel, hardened: LoadedModel) -> list[str]:
             f"'{hardened.name}' takes {after} and '{original.name}' takes {before}: they do "
             "not belong together, name the original that was hardened with --original"
         )
-    source = hardened.metadata.get(f"{MARK}.source")
+    source = hardened.metadata.get(SOURCE)
     if source is None:
         return [
             f"'{hardened.name}' has no LipCompile provenance: that it comes from "

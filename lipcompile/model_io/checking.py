@@ -59,6 +59,8 @@ def check_graphs(proto: onnx.ModelProto, name: str) -> None:
                 f"'{name}' has names that are not UTF-8, as ONNX demands: export it with "
                 "ASCII names"
             )
+        for graph, nodes in level:
+            _check_distinct(graph, nodes, name)
         attributes = [a for _, nodes in level for node in nodes for a in node.attribute]
         if any(graph.sparse_initializer for graph, _ in level) or any(
             a.HasField("sparse_tensor") or a.sparse_tensors for a in attributes
@@ -77,6 +79,36 @@ def check_graphs(proto: onnx.ModelProto, name: str) -> None:
         f"'{name}' nests its subgraphs too deeply to be read (protobuf stops at "
         f"{_MAX_NESTING} levels): export it with fewer nested If, Loop and Scan"
     )
+
+
+def _check_distinct(
+    graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto], name: str
+) -> None:
+    """One name, one value: of two, runtimes and tools take one or the other."""
+    inputs = [info.name for info in graph.input if info.name]
+    weights = [tensor.name for tensor in graph.initializer]
+    outputs = [output for node in nodes for output in node.output if output]
+    if twice := _repeated(weights):
+        raise ModelError(
+            f"'{name}' has more than one initializer named '{twice}', of which each runtime "
+            "takes the one it likes: rename or remove one, or export it again"
+        )
+    # An initializer may be the default of an input: before IR version 4, each has to be.
+    alone = set(weights) - set(inputs)
+    if twice := _repeated([*inputs, *sorted(alone), *outputs]):
+        raise ModelError(
+            f"'{name}' has more than one value named '{twice}', and each name may be given "
+            "once: rename one, or export it again"
+        )
+
+
+def _repeated(names: Iterable[str]) -> str | None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def _names(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> Iterator[object]:

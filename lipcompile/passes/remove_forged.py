@@ -49,9 +49,11 @@ class RemoveForged:
                     _take_back(model.graph, record)
                 # Of the records that share an anchor, the first one tells of the changes.
                 for change in reversed(record.get("changes", [])):
+                    if "max" in change:  # else written later on, outside of this
+                        change = {**change, "max": float(change["max"])}
                     undo(model.graph, change)
             _drop_inserted(model.graph)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
             raise ModelError(
                 f"the forged functions cannot be taken out: the graph does not fit its own "
                 f"provenance ({type(error).__name__}: {error}), so another tool changed it "

@@ -42,11 +42,16 @@ def _faults(pair: Pair, record: Record) -> Iterator[str]:
         return
     old, new = as_read(before, before.array()), as_read(after, after.array())
     lie = columns_of(layer, old.shape)
+    columns = [int(j) for j in record["columns"]]
+    if lie.count != int(record["count"]) or not all(0 <= j < lie.count for j in columns):
+        yield (
+            f"layer '{name}' has {lie.count} columns, and the record tells of "
+            f"{record['count']}, or of others"
+        )
+        return
     goes = np.zeros(lie.count, dtype=bool)
-    goes[list(map(int, record["columns"]))] = True
+    goes[columns] = True
     mask = lie.spread(goes)
     expected = np.where(mask, as_read(before, before.zeros()), old)
-    if lie.count != int(record["count"]):
-        yield f"layer '{name}' has {lie.count} columns, not {record['count']}"
-    elif expected.shape != new.shape or expected.tobytes() != new.tobytes():
+    if expected.shape != new.shape or expected.tobytes() != new.tobytes():
         yield f"the weight of '{name}' is not the original's with its columns zeroed"

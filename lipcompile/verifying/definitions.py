@@ -11,6 +11,7 @@ else that they read from the hardened model.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -73,7 +74,9 @@ def _define(pair: Pair, records: Sequence[Record], prefix: str) -> Definition:
     for name in (record["at"], record["forged"]):
         if name not in pair.hardened_nodes:
             raise ValueError(f"the hardened model has no tensor '{name}'")
-    dtype = pair.dtypes[record["tensor"]]
+    dtype, c = pair.dtypes[record["tensor"]], float(record["c"])
+    if not 0 < c < math.inf:
+        raise ValueError(f"'{record['tensor']}' has c = {c}")
     nodes: list[ir.Node] = []
     if record["way"] == "insert":
         argument = record["at"]
@@ -89,7 +92,7 @@ def _define(pair: Pair, records: Sequence[Record], prefix: str) -> Definition:
     return Definition(
         tensor=record["forged"],
         form=form_of(record),
-        c=float(record["c"]),
+        c=c,
         dtype=dtype,
         shifted=record["way"] == "bias",
         nodes=tuple(nodes),

@@ -14,6 +14,7 @@ from lipcompile.text import percent
 from lipcompile.verifying.results import VerifyCheck, some
 
 FINITE = "finite outputs"
+_NOT_RUN = "the models did not both run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +46,23 @@ class Gates:
     ) -> tuple[str, ...]:
         """The gates that do not hold, in words; what was not measured does not hold."""
         failed = []
+        least, most = self.min_agreement, self.max_latency_ratio
         top1 = agreement.top1 if agreement is not None else None
-        if self.min_agreement is not None and (top1 is None or top1 < self.min_agreement):
-            got = percent(top1) if top1 is not None else "unknown"
+        if least is not None and top1 is None:
+            reason = "the first output is no vector of class scores"
             failed.append(
-                f"top-1 agreement is {got}, below --min-agreement "
-                f"{percent(self.min_agreement)}"
+                f"top-1 agreement cannot be measured ({reason if agreement else _NOT_RUN})"
             )
-        most = self.max_latency_ratio
-        if most is not None and (latency is None or latency.median > most):
-            got = f"{latency.median:.3f}" if latency is not None else "unknown"
-            failed.append(f"latency ratio is {got}, above --max-latency-ratio {most:g}")
+        elif least is not None and top1 is not None and top1 < least:
+            failed.append(
+                f"top-1 agreement is {percent(top1)}, below --min-agreement {percent(least)}"
+            )
+        if most is not None and latency is None:
+            failed.append(f"latency ratio cannot be measured ({_NOT_RUN})")
+        elif most is not None and latency is not None and latency.median > most:
+            failed.append(
+                f"latency ratio is {latency.median:.3f}, above --max-latency-ratio {most:g}"
+            )
         return tuple(failed)
 
 

@@ -16,10 +16,10 @@ from lipcompile.errors import ModelError
 from lipcompile.forged import ForgedFunction, make_form
 from lipcompile.linear_layers import LinearLayer
 from lipcompile.model_io import LoadedModel
-from lipcompile.ops import MARK
 from lipcompile.records import (
     COLUMNS,
     DROPPED,
+    SOURCE,
     SOURCE_FILE,
     is_hardened,
     read_records,
@@ -30,7 +30,6 @@ from lipcompile.verifying.results import VerifyCheck
 from lipcompile.weights import Weight
 
 Record = Mapping[str, Any]
-SOURCE = f"{MARK}.source"
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from lipcompile import model_io
 from lipcompile.errors import InputError
-from lipcompile.external_data import ExternalRange
+from lipcompile.model_io import LoadedModel
+from lipcompile.ops import MARK
+from lipcompile.provenance import KEYS
 from lipcompile.rebuild import rebuild
-from lipcompile.records import read_sites
+from lipcompile.records import COLUMNS, DROPPED, SITES, read_records
 from lipcompile.text import count
+from lipcompile.verifying.comparing import Comparison
+from lipcompile.verifying.numbers import Side, frozen
 from lipcompile.verifying.pair import Pair
 from lipcompile.verifying.results import VerifyCheck, some
+from lipcompile.verifying.signature import signature_changes
 
 NAME = "rebuilt from provenance"
-_BLOCK = 1 << 20
+_AS_FILES = ("path", "proto")  # other kinds are written to a proto in ways of their own
 
 
 def check_rebuilt(pair: Pair) -> VerifyCheck:
@@ -23,85 +31,74 @@ def check_rebuilt(pair: Pair) -> VerifyCheck:
     try:
         expected = _rebuilt(pair)
     except InputError as error:
-        return VerifyCheck(NAME, False, str(error))
-    real = model_io.with_plain_locations(pair.hardened, pair.hardened.proto)
-    found = [*differences(expected, real)]
-    found += [*_other_records(pair, expected), *_other_data(pair)]
+        reason = f"the original cannot be hardened as the provenance says: {error}"
+        return VerifyCheck(NAME, False, reason)
+    compared = Comparison(Side(expected), Side(pair.hardened)).run()
+    found = [*compared.differences, *_other_metadata(pair, expected)]
+    graph = pair.hardened.proto.graph
+    if list(expected.proto.graph.value_info) != list(graph.value_info):
+        found.append("changed value_info")
+    if not found and not signature_changes(pair) and _rest_differs(pair, expected):
+        found.append("something else in the file differs, such as fields that ONNX lacks")
     if found:
         return VerifyCheck(NAME, False, some(found))
-    graph = pair.hardened.proto.graph
     sizes = f"{count(graph.node, 'node')} and {count(graph.initializer, 'initializer')}"
-    return VerifyCheck(NAME, True, f"the same {sizes}, byte for byte")
+    how = "number for number" if compared.otherwise else "byte for byte"
+    return VerifyCheck(NAME, True, f"the same {sizes}, {how}{compared.note}")
 
 
-def _rebuilt(pair: Pair) -> Any:
+def _rebuilt(pair: Pair) -> LoadedModel:
     fresh = model_io.load(pair.original.proto, pair.original.base_dir)
-    return model_io.with_plain_locations(fresh, rebuild(fresh, pair.hardened.metadata))
+    fresh = replace(fresh, inlined=pair.original.inlined)
+    return model_io.load(rebuild(fresh, pair.hardened.metadata), pair.original.base_dir)
 
 
-def differences(expected: Any, real: Any) -> Iterator[str]:
-    """How the nodes and initializers of a graph differ from what was expected, in words."""
-    old, new = _by_outputs(expected), _by_outputs(real)
-    yield from (f"missing {_name(old[key])}" for key in old if key not in new)
-    yield from (f"extra {_name(new[key])}" for key in new if key not in old)
-    for key in old:
-        if key in new and frozen(old[key]) != frozen(new[key]):
-            yield f"changed {_name(new[key])}"
-    if set(old) == set(new) and list(old) != list(new):
-        yield "the nodes stand in another order"
-    weights = {tensor.name: tensor for tensor in expected.graph.initializer}
-    held = {tensor.name: tensor for tensor in real.graph.initializer}
-    yield from (f"missing weight '{name}'" for name in weights if name not in held)
-    yield from (f"extra weight '{name}'" for name in held if name not in weights)
-    for name in weights:
-        if name in held and frozen(weights[name]) != frozen(held[name]):
-            yield f"changed weight '{name}'"
+def _other_metadata(pair: Pair, expected: LoadedModel) -> Iterator[str]:
+    """What rebuilding says of the model, where it is not what stands there."""
+    times = Counter(prop.key for prop in pair.hardened.proto.metadata_props)
+    said, fresh = pair.hardened.metadata, expected.metadata
+    for key in dict.fromkeys([*fresh, *said]):
+        if not key.startswith(f"{MARK}."):
+            continue
+        if key not in KEYS:
+            yield f"metadata '{key}' is none that LipCompile writes"
+        elif times[key] > 1:
+            yield f"metadata '{key}' stands there {times[key]} times"
+        elif said.get(key) != fresh.get(key):
+            yield from _other_value(key, said, fresh)
 
 
-def frozen(message: Any) -> bytes:
-    """The message's bytes."""
-    content: bytes = message.SerializeToString(deterministic=True)
-    return content
+def _other_value(key: str, said: dict[str, str], fresh: dict[str, str]) -> Iterator[str]:
+    if key not in said or key not in fresh or key not in (SITES, COLUMNS, DROPPED):
+        yield f"metadata '{key}' is {said.get(key)!r:.80}, and rebuilding gives " + (
+            f"{fresh.get(key)!r:.80}"
+        )
+        return
+    stands, made = read_records(said, key), read_records(fresh, key)
+    if len(stands) != len(made):
+        yield f"metadata '{key}' has {len(stands)} records, and rebuilding gives {len(made)}"
+        return
+    faults = [f for a, b in zip(stands, made, strict=True) for f in _other_fields(a, b)]
+    yield from faults or [f"metadata '{key}' says the same in another way"]
 
 
-def _by_outputs(model: Any) -> dict[tuple[str, ...], Any]:
-    return {tuple(node.output): node for node in model.graph.node}
+def _other_fields(said: dict[str, Any], fresh: dict[str, Any]) -> Iterator[str]:
+    where = fresh.get("tensor", fresh.get("layer"))
+    for key in dict.fromkeys([*fresh, *said]):
+        stands, made = (json.dumps(one.get(key)) for one in (said, fresh))
+        if stands != made:
+            yield f"site '{where}' says {key} = {stands:.80}, and it is {made:.80}"
 
 
-def _name(node: Any) -> str:
-    kind = "constant" if node.op_type == "Constant" else f"{node.op_type} node"
-    output = next(iter(node.output), "")
-    return f"{kind} '{node.name or output}'"
+def _rest_differs(pair: Pair, expected: LoadedModel) -> bool:
+    """Whether anything differs that has no name here: the files but for what was compared."""
+    if not {pair.original.kind, pair.hardened.kind} <= set(_AS_FILES):
+        return False
+    return _rest(expected) != _rest(pair.hardened)
 
 
-def _other_records(pair: Pair, expected: Any) -> Iterator[str]:
-    """What rebuilding would have written of a site, where it is not what stands there."""
-    fresh = {prop.key: prop.value for prop in expected.metadata_props}
-    for said, record in zip(pair.sites, read_sites(fresh), strict=True):
-        for key in record:
-            if said.get(key) != record[key]:
-                yield (
-                    f"site '{said['tensor']}' says {key} = {said.get(key)!r}, and it is "
-                    f"{record[key]!r}"
-                )
-
-
-def _other_data(pair: Pair) -> Iterator[str]:
-    """External tensors whose bytes differ; they are read in blocks."""
-    originals = {item.tensor: item for item in pair.original.external}
-    for item in pair.hardened.external:
-        before = originals.get(item.tensor)
-        if before is None:
-            yield f"extra external data of '{item.tensor}'"
-        elif any(a != b for a, b in zip(_blocks(before), _blocks(item), strict=False)):
-            yield f"changed weight '{item.tensor}' (external data)"
-
-
-def _blocks(item: ExternalRange) -> Iterator[bytes]:
-    with open(item.path, "rb") as stream:
-        stream.seek(item.offset)
-        left = item.length
-        while left > 0 and (block := stream.read(min(_BLOCK, left))):
-            left -= len(block)
-            yield block
-        yield b""
+def _rest(model: LoadedModel) -> bytes:
+    proto = type(model.proto)()
+    proto.CopyFrom(model.proto)
+    del proto.graph.node[:], proto.graph.initializer[:], proto.functions[:]
+    return frozen(proto)

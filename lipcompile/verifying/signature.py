@@ -6,28 +6,53 @@ from typing import Any
 
 from lipcompile.ops import MARK
 from lipcompile.text import count
+from lipcompile.verifying.comparing import Comparison
+from lipcompile.verifying.numbers import Side
 from lipcompile.verifying.pair import Pair
 from lipcompile.verifying.results import VerifyCheck, some
 
-_ELSEWHERE = {"ModelProto": {"graph", "metadata_props"}, "GraphProto": {"node", "initializer"}}
+# Compared elsewhere: nodes, weights and value_info with the rebuilt model, the rest here.
+_ELSEWHERE = {
+    "ModelProto": {"graph", "metadata_props", "functions"},
+    "GraphProto": {"node", "initializer", "value_info"},
+}
 
 
 def check_signature(pair: Pair) -> VerifyCheck:
     """Inputs, outputs, opsets, IR version, producer, functions and documentation."""
-    before, after = pair.original.proto, pair.hardened.proto
-    changed = _changed(before, after) + _changed(before.graph, after.graph)
-    changed += [
-        f"metadata '{key}'"
-        for key in sorted({*pair.original.metadata, *pair.hardened.metadata})
-        if not key.startswith(f"{MARK}.")
-        and pair.original.metadata.get(key) != pair.hardened.metadata.get(key)
-    ]
+    changed = signature_changes(pair)
     if changed:
         return VerifyCheck("signature", False, f"changed: {some(changed)}")
+    before = pair.original.proto
     sizes = f"{count(before.graph.input, 'input')}, {count(before.graph.output, 'output')}"
     versions = f"opset {pair.original.opset}, IR version {before.ir_version}"
     producer = f"producer '{before.producer_name}'"
     return VerifyCheck("signature", True, f"unchanged: {sizes}, {versions}, {producer}")
+
+
+def signature_changes(pair: Pair) -> list[str]:
+    """The fields that changed."""
+    before, after = pair.original.proto, pair.hardened.proto
+    changed = _changed(before, after) + _changed(before.graph, after.graph)
+    old, new = list(before.functions), list(after.functions)
+    comparison = Comparison(Side(pair.original), Side(pair.hardened))
+    if len(old) != len(new) or not all(map(comparison.same, old, new)):
+        changed.append("functions")
+    foreign, kept = _foreign(before), _foreign(after)
+    keys = sorted({*foreign, *kept})
+    others = [f"metadata '{key}'" for key in keys if foreign.get(key) != kept.get(key)]
+    if not others and list(foreign) != list(kept):
+        others.append("order of metadata")
+    return changed + others
+
+
+def _foreign(model: Any) -> dict[str, list[str]]:
+    """The metadata of others; a key may stand there more than once."""
+    found: dict[str, list[str]] = {}
+    for prop in model.metadata_props:
+        if not prop.key.startswith(f"{MARK}."):
+            found.setdefault(prop.key, []).append(prop.value)
+    return found
 
 
 def _changed(before: Any, after: Any) -> list[str]:

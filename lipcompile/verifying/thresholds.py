@@ -3,25 +3,30 @@ what was forged."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import re
+from collections.abc import Iterator, Mapping
 
 import onnx_ir as ir
 
 from lipcompile.errors import InputError
 from lipcompile.forged import Hard
+from lipcompile.layer_cr import LayerCr
 from lipcompile.ops import MARK, commutes
 from lipcompile.passes.remove_forged import is_inserted
 from lipcompile.text import count
+from lipcompile.thresholds import parse_cr
 from lipcompile.verifying.pair import Pair, Record, form_of
 from lipcompile.verifying.results import VerifyCheck, some
 
 NAME = "thresholds and readers"
+_C_R = f"{MARK}.c_r"
 
 
 def check_thresholds(pair: Pair) -> VerifyCheck:
     """c = c_r * absmax in the form's own type, and no layer reads past its form."""
     found = [fault for record in pair.sites for fault in _site_faults(pair, record)]
-    found += [*_header_faults(pair)]
+    found += [*_header_faults(pair), *_ratio_faults(pair)]
     found += [fault for record in pair.columns for fault in _column_faults(pair, record)]
     if found:
         return VerifyCheck(NAME, False, some(found))
@@ -43,6 +48,30 @@ def _header_faults(pair: Pair) -> Iterator[str]:
         value = last.get(key)
         if said != (value if key == "form" or value is None else repr(value)):
             yield f"metadata '{MARK}.{key}' is {said!r}, and the last site has {value!r}"
+
+
+def _ratio_faults(pair: Pair) -> Iterator[str]:
+    """c_r of the layers of the last run, and what the metadata gives them."""
+    metadata = pair.hardened.metadata
+    ratios = LayerCr(parse_cr(metadata[_C_R]), _patterns(metadata))
+    last = pair.sites[-1].get("run") if pair.sites else None
+    given = [
+        (name, record["c_r"])
+        for record in pair.sites
+        if record.get("run") == last
+        for name in record["layers"]
+    ]
+    given += [(record["layer"], record["c_r"]) for record in pair.columns]
+    for name, c_r in given:
+        found = [p for p in ratios.patterns if re.search(p, name)]
+        expected = ratios.patterns[found[0]] if found else ratios.default
+        if parse_cr(c_r) != expected:
+            yield f"layer '{name}' has c_r = {c_r!r}, and the metadata gives it {expected!r}"
+
+
+def _patterns(metadata: Mapping[str, str]) -> dict[str, float]:
+    patterns = json.loads(metadata.get(f"{_C_R}_by_layer", "{}"))
+    return {pattern: parse_cr(c_r) for pattern, c_r in patterns.items()}
 
 
 def _site_faults(pair: Pair, record: Record) -> Iterator[str]:

@@ -11,16 +11,16 @@ reads both files. A node may differ from the original's in
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from lipcompile import model_io
 from lipcompile.ops import MARK
 from lipcompile.passes.remove_forged import equals_of
 from lipcompile.text import count
+from lipcompile.verifying.comparing import Comparison
+from lipcompile.verifying.numbers import Side
 from lipcompile.verifying.pair import Pair
-from lipcompile.verifying.rebuilding import frozen
 from lipcompile.verifying.results import VerifyCheck, some
 from lipcompile.weights import Weight, stored_weight
 
@@ -34,11 +34,16 @@ def check_untouched(pair: Pair) -> VerifyCheck:
         reason = "channels were removed, which changes most shapes: see the rebuilt model"
         return VerifyCheck(NAME, None, reason)
     claims = _claims(pair)
-    before = model_io.with_plain_locations(pair.original, pair.original.proto).graph
-    after = model_io.with_plain_locations(pair.hardened, pair.hardened.proto).graph
-    found = [*_nodes(before, after, claims), *_weights(before, after, claims)]
-    if found:
-        return VerifyCheck(NAME, False, some(found))
+    compared = Comparison(
+        Side(pair.original),
+        Side(pair.hardened),
+        was=partial(_as_it_was, claims),
+        may_differ=frozenset(claims.weights),
+        may_be_extra=_is_ours,
+    ).run()
+    if compared.differences:
+        return VerifyCheck(NAME, False, some(compared.differences))
+    before = pair.original.proto.graph
     stored = {tensor.name for tensor in before.initializer}
     weights = count(stored, "initializer")
     kept = (
@@ -46,8 +51,10 @@ def check_untouched(pair: Pair) -> VerifyCheck:
         if not stored & claims.weights
         else f"{len(stored - claims.weights)} of {weights}"
     )
-    text = f"the original's {count(before.node, 'node')} and {kept} stand byte for byte"
-    return VerifyCheck(NAME, True, f"{text}, but for what the records name")
+    how = "number for number" if compared.otherwise else "byte for byte"
+    text = f"the original's {count(before.node, 'node')} and {kept} stand {how}"
+    text += f", but for what the records name{compared.note}"
+    return VerifyCheck(NAME, True, text)
 
 
 @dataclass(slots=True)
@@ -109,22 +116,7 @@ def _is_ours(name: str | None) -> bool:
     return (name or "").startswith(f"{MARK}/")
 
 
-def _nodes(before: Any, after: Any, claims: _Claims) -> Iterator[str]:
-    new = {tuple(node.output): node for node in after.node}
-    old = {tuple(node.output): node for node in before.node}
-    for outputs, node in old.items():
-        if outputs not in new:
-            yield f"missing node '{node.name or outputs}'"
-        elif frozen(node) != frozen(_as_it_was(node, new[outputs], claims)):
-            yield f"changed node '{node.name or outputs}'"
-    for outputs, node in new.items():
-        if outputs not in old and not all(_is_ours(name) for name in outputs):
-            yield f"extra node '{node.name or outputs}'"
-    if [key for key in new if key in old] != [key for key in old if key in new]:
-        yield "the nodes stand in another order"
-
-
-def _as_it_was(before: Any, after: Any, claims: _Claims) -> Any:
+def _as_it_was(claims: _Claims, before: Any, after: Any) -> Any:
     """`after`, without the edits that the provenance names."""
     output = after.output[0] if after.output else ""
     plain = type(after)()
@@ -154,16 +146,3 @@ def _undo_activation(before: Any, plain: Any, claims: _Claims) -> None:
     if output in claims.bounds or output in claims.weights:
         del plain.attribute[:]
         plain.attribute.extend(before.attribute)
-
-
-def _weights(before: Any, after: Any, claims: _Claims) -> Iterator[str]:
-    new = {tensor.name: tensor for tensor in after.initializer}
-    for tensor in before.initializer:
-        if tensor.name not in new:
-            yield f"missing weight '{tensor.name}'"
-        elif tensor.name not in claims.weights and frozen(tensor) != frozen(new[tensor.name]):
-            yield f"changed weight '{tensor.name}'"
-    old = {tensor.name for tensor in before.initializer}
-    yield from (
-        f"extra weight '{name}'" for name in new if name not in old and not _is_ours(name)
-    )

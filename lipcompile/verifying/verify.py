@@ -11,13 +11,15 @@ from functools import partial
 
 from lipcompile.calibration.scan import Progress, ScanOptions
 from lipcompile.checks import Agreement
-from lipcompile.errors import DataError, ModelError, OptionError, RunFailure
+from lipcompile.errors import DataError, InputError, ModelError, OptionError, RunFailure
 from lipcompile.fusions import LostFusions
 from lipcompile.measure import LatencyRatio
+from lipcompile.rebuild import MISFITS
+from lipcompile.records import COLUMNS, SOURCE
 from lipcompile.runtime import RuntimeOptions
 from lipcompile.verifying import columns, rebuilding, tensors, thresholds, untouched
 from lipcompile.verifying.outputs import FINITE, Gates, check_outputs
-from lipcompile.verifying.pair import SOURCE, Pair, open_pair
+from lipcompile.verifying.pair import Pair, open_pair
 from lipcompile.verifying.results import VerifyCheck, VerifyResult
 from lipcompile.verifying.samples import Samples, read_samples
 from lipcompile.verifying.signature import check_signature
@@ -71,6 +73,11 @@ def verify(
     gates = Gates(min_agreement, max_latency_ratio)
     if pairs < 0:
         raise OptionError(f"pairs = {pairs} is negative: give 0 to skip the latency")
+    if pairs == 0 and max_latency_ratio is not None:
+        raise OptionError(
+            "--max-latency-ratio needs a latency, and --pairs 0 measures none: leave one of "
+            "the two out"
+        )
     pair, first = open_pair(original, hardened)
     run = _Run(pair, runtime or RuntimeOptions(), pairs)
     run.measure(data, scan or ScanOptions(), progress)
@@ -78,7 +85,7 @@ def verify(
         original=pair.original.name,
         hardened=pair.hardened.name,
         source=pair.hardened.metadata[SOURCE],
-        variant="weight" if pair.columns else "forged",
+        variant="weight" if COLUMNS in pair.hardened.metadata else "forged",
         data=run.samples.label if run.samples else None,
         checks=(first, *_file_checks(pair), *run.checks),
         agreement=run.agreement,
@@ -101,7 +108,9 @@ def _guarded(name: str, check: Callable[[], VerifyCheck]) -> VerifyCheck:
     """A provenance may say anything: what does not fit the models fails the check."""
     try:
         return check()
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except InputError as error:
+        return VerifyCheck(name, False, f"the provenance holds an illegal value: {error}")
+    except MISFITS as error:
         reason = f"the provenance does not fit ({type(error).__name__}: {error})"
         return VerifyCheck(name, False, reason)
 

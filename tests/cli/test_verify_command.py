@@ -121,7 +121,7 @@ MISTAKES: list[tuple[str, int, str]] = [
     ("model.onnx model.hardened.onnx --data wide.npy", 2, "5"),
     ("model.onnx model.hardened.onnx --data random:x", 2, "is no random data"),
     ("model.onnx model.hardened.onnx --data rows.npy --mean 0.5", 2, "holds arrays"),
-    ("model.onnx model.hardened.onnx --samples 0", 2, "samples = 0 is too small"),
+    ("model.onnx model.hardened.onnx --samples 0", 2, "samples = 0 is out of range"),
     ("model.onnx model.hardened.onnx --pairs -1", 2, "pairs = -1 is negative"),
     ("model.onnx model.hardened.onnx --min-agreement 2", 2, "is out of range"),
     ("model.onnx model.hardened.onnx --max-latency-ratio 0", 2, "is out of range"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import subprocess
 import sys
@@ -218,6 +219,61 @@ def test_names_that_are_not_utf8_are_refused(tmp_path, small_cnn):
     path.write_bytes(path.read_bytes().replace(b"fc1_w", b"fc\xff_w"))
     with pytest.raises(ModelError, match=r"'net\.onnx' has names that are not UTF-8"):
         model_io.load(path)
+
+
+def repeat_weight(graph):
+    graph.initializer.add().CopyFrom(graph.initializer[0])
+
+
+def repeat_output(graph):
+    graph.node.add(op_type="Relu", input=["x"], output=[graph.node[0].output[0]])
+
+
+def repeat_input(graph):
+    graph.input.add().CopyFrom(graph.input[0])
+
+
+def weight_of_an_output(graph):
+    graph.initializer[0].name = graph.node[0].output[0]
+
+
+def inside(edit):
+    def edit_body(graph):
+        outer = copy.deepcopy(graph)
+        node = graph.node.add(op_type="If", input=["c"], output=["out"])
+        body = node.attribute.add(name="then_branch", type=onnx.AttributeProto.GRAPH).g
+        body.CopyFrom(outer)
+        edit(body)
+
+    return edit_body
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        pytest.param(repeat_weight, "more than one initializer named", id="weight"),
+        pytest.param(repeat_output, "more than one value named", id="output"),
+        pytest.param(repeat_input, "more than one value named", id="input"),
+        pytest.param(weight_of_an_output, "more than one value named", id="both"),
+        pytest.param(inside(repeat_weight), "more than one initializer named", id="inside"),
+    ],
+)
+def test_names_that_stand_twice_are_refused(edit, message, small_cnn):
+    """Runtimes take the first, or the last, or none."""
+    proto = small_cnn()
+    edit(proto.graph)
+    with pytest.raises(ModelError, match=f"'net' has {message} '.*rename"):
+        model_io.load(proto)
+
+
+def test_names_that_may_stand_twice(small_cnn):
+    proto = small_cnn()
+    for tensor in proto.graph.initializer:  # as before IR version 4
+        info = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        proto.graph.input.append(info)
+    proto.graph.node.add(op_type="Dropout", input=["x"], output=["d", ""])
+    proto.graph.node.add(op_type="Dropout", input=["x"], output=["e", ""])
+    model_io.load(proto)
 
 
 def test_the_reason_of_an_invalid_graph_is_the_first_cause(small_cnn):

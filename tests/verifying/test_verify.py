@@ -83,8 +83,8 @@ def test_external_data_is_compared_in_full(
     content[-1] ^= 1  # the last bit of some weight
     data.write_bytes(content)
     result = verify(path, hardened.output)
-    assert failed(result) == {REBUILT}
-    assert "(external data)" in evidence(result, REBUILT)
+    assert failed(result) == {REBUILT, UNTOUCHED}
+    assert "changed weight " in evidence(result, REBUILT)
 
 
 def test_models_in_memory_and_data(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ TAMPERED: list[tuple[str, str, Callable[[onnx.ModelProto], None], set[str]]] = [
     ("chain", "smooth", reorder, {REBUILT}),
     ("chain", "smooth", sites_of_another_model, {REBUILT, UNTOUCHED, READERS, TENSORS}),
     ("chain", "smooth", damage_a_record, {REBUILT, UNTOUCHED, READERS, TENSORS}),
-    ("chain", "smooth", say_another_a, {READERS}),
+    ("chain", "smooth", say_another_a, {REBUILT, READERS}),
     ("chain", "smooth", give_nan, {REBUILT, UNTOUCHED, OUTPUTS}),
 ]
 
@@ -324,7 +324,8 @@ def test_what_agrees_with_itself_passes(tmp_path: Path) -> None:
     model = onnx.load(harden(path, "hard").output)
     change_c_and_alpha(model)
     (record,) = records(model)
-    change_records(model, absmax=record["c"], c_r=1.0)
+    change_records(model, absmax=2 * record["c"], c_r=0.5)
+    set_prop(model, "lipcompile.c_r", "0.5")
     assert verify(path, model).holds
 
 
@@ -432,13 +433,6 @@ def test_gates(tmp_path: Path) -> None:
     assert len(result.failed_gates) == 1
     assert "above --max-latency-ratio 1e-09" in result.failed_gates[0]
     assert "gate failed: latency ratio" in str(result)
-    for options in ({"min_agreement": 1.0, "pairs": 1}, {"max_latency_ratio": 99.0}):
-        unknown = verify(write(GRAPHS["bias"], tmp_path), *[harden_bias(tmp_path)], **options)
-        assert "is unknown" in unknown.failed_gates[0]
-
-
-def harden_bias(folder: Path) -> Path:
-    return harden(folder / "model.onnx", "smooth", force=True).output  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize(

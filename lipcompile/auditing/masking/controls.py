@@ -19,8 +19,8 @@ from lipcompile.auditing.masking.check import LEVEL, Check
 from lipcompile.auditing.statistics import mcnemar
 from lipcompile.auditing.victim import Settings, Victim, open_victim
 from lipcompile.errors import InputError, LipCompileError
-from lipcompile.rebuild import rebuild_forged
-from lipcompile.records import read_sites
+from lipcompile.rebuild import rebuild, rebuild_forged
+from lipcompile.records import COLUMNS, is_hardened
 
 # Factors on the thresholds; the second is for float16, which holds nothing below 6e-8.
 _NEAR_ZERO = (2.0**-30, 2.0**-12)
@@ -41,7 +41,7 @@ def control_checks(campaign: Campaign, attack: Attack) -> list[Check]:
 
 def _provenance(campaign: Campaign) -> Check:
     name = "the file is what its provenance says"
-    built = _rebuild(campaign, lambda c: c)
+    built = _rebuild(campaign, None)
     if isinstance(built, str):
         return Check(name, "ours", None, built)
     return _alike(name, campaign, built, "hardened")
@@ -102,16 +102,22 @@ def _placebo(campaign: Campaign, attack: Attack) -> Check:
     return Check(name, "ours", better >= LEVEL, evidence)
 
 
-def _rebuild(campaign: Campaign, change: Callable[[float], float]) -> Victim | str:
-    """The original hardened at the same sites with changed thresholds, or why not."""
+def _rebuild(campaign: Campaign, change: Callable[[float], float] | None) -> Victim | str:
+    """The original hardened once more, with changed thresholds if any, or why not."""
     original, hardened = campaign.victims["original"], campaign.victims["hardened"]
-    if not read_sites(hardened.model.metadata):
+    metadata = hardened.model.metadata
+    if not is_hardened(metadata):
         return "the file has no LipCompile provenance to build it from"
+    if COLUMNS in metadata and change is not None:
+        return "variant weight has no thresholds to change"
     source = model_io.load(
         original.model.path or original.model.proto, original.model.base_dir
     )
     try:
-        proto = rebuild_forged(source, hardened.model.metadata, change)
+        if change is None:
+            proto = rebuild(source, metadata)
+        else:
+            proto = rebuild_forged(source, metadata, change)
     except InputError as error:
         return f"it cannot be built: {error}"
     try:

@@ -222,6 +222,20 @@ def test_provenance_that_cannot_be_followed_is_no_pass(
     assert re.search(f"it cannot be built: .*{match}", found.evidence)
 
 
+def test_zeroed_columns_are_what_they_say_and_have_no_thresholds_to_change() -> None:
+    options: dict[str, Any] = {"variant": "weight", "cr": "2^-4", "zero_rate": 0.95}
+    model = lipcompile.harden(original(), CALIBRATION, **options).model
+    checks = {check.name: check for check in control_checks(campaign_of(model), ONE_STEP)}
+    assert checks[PROVENANCE].passed
+    for name in (LIMIT, PLACEBO):
+        assert checks[name].evidence == "variant weight has no thresholds to change"
+    changed = copy.deepcopy(model)
+    tensor = max(changed.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    array = numpy_helper.to_array(tensor) * np.float32(3)
+    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    assert control(PROVENANCE, campaign_of(changed)).failed
+
+
 # Thresholds near zero
 
 
