@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from lipcompile.calibration.scan import Probe
 from lipcompile.errors import CheckFailed, ModelError
 from lipcompile.model_io import LoadedModel
 from lipcompile.runtime import RuntimeOptions
+
+_MOST_SENSITIVE = 0.5  # beyond it nothing could be told from rounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +26,18 @@ class Agreement:
         top1: Share of samples for which both models have the same arg max of the first output;
             None where that output is no vector of class scores.
         max_difference: Largest |hardened - original| over all float outputs, over the largest
-            |original|; no unit.
+            |original|; no unit. Of a model without float outputs, the share of elements that
+            differ.
         original_has_nan: The original itself gives NaN on this data.
+        integer_agreement: Share of equal elements in all integer, boolean and text outputs,
+            such as labels; None where there are none.
     """
 
     samples: int
     top1: float | None
     max_difference: float
     original_has_nan: bool = False
+    integer_agreement: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -39,6 +45,7 @@ class Agreement:
             "top1": self.top1,
             "max_difference": self.max_difference,
             "original_has_nan": self.original_has_nan,
+            "integer_agreement": self.integer_agreement,
         }
 
 
@@ -97,6 +104,92 @@ def check_outputs(
     return comparison.result() if probes else None
 
 
+def check_compaction(
+    source: LoadedModel,
+    zeroed: Any,
+    compacted: Any,
+    probes: Sequence[Probe],
+    options: RuntimeOptions,
+) -> None:
+    """Dropping channels changed no output: |compacted - zeroed| <= t max |zeroed|, for each.
+
+    t is 1e-4 (2^-6 in float16), where rounding gives 5e-6 at most on real models: the sums are
+    those of before without terms that are 0, taken in another order. Of integers one in a
+    hundred may differ, and one in any case: a label in a tie. A model that is more sensitive
+    than that, as with `Floor` or integer arithmetic inside, may differ by ten times what it
+    differs from itself when ONNX Runtime takes its sums otherwise, without optimisations.
+
+    Args:
+        source: The original, for its name and its folder.
+        zeroed: The rendered model whose columns are zero.
+        compacted: The same without its dead channels.
+        probes: Feeds; without any, nothing is run.
+        options: Providers and threads.
+
+    Raises:
+        CheckFailed: An output differs by more; a defect of LipCompile.
+    """
+    if not probes:
+        return
+    reference = _open(source, zeroed, options)
+    expected = [
+        replace(probe, outputs=reference.run(list(probe.outputs), probe.feeds))
+        for probe in probes
+    ]
+    found = _by_output(_open(source, compacted, options), expected)
+    if all(apart.is_rounding() for apart in found):
+        return
+    other = replace(options, optimize=not options.optimize)
+    itself = _by_output(_open(source, zeroed, other), expected)
+    for apart, own in zip(found, itself, strict=True):
+        if not apart.is_rounding(10 * own.difference):
+            raise CheckFailed(
+                f"removing dead channels moved output '{apart.output}' of '{source.name}' by "
+                f"{apart.difference:.1e} of its largest value on calibration data, where "
+                f"rounding moves it by {own.difference:.1e}: nothing was written; leave out "
+                "--compact, and please report this with the model"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Apart:
+    """How far one output lies from the same of another model."""
+
+    output: str
+    difference: float  # as `Agreement.max_difference`; infinite for an output that is broken
+    allowed: float
+
+    def is_rounding(self, sensitivity: float = 0.0) -> bool:
+        return self.difference <= max(self.allowed, min(sensitivity, _MOST_SENSITIVE))
+
+
+def _by_output(session: runtime.Session, expected: Sequence[Probe]) -> list[_Apart]:
+    comparisons = {name: _Comparison() for name in expected[0].outputs}
+    sizes = dict.fromkeys(comparisons, 0)
+    for probe in expected:
+        results = session.run(list(probe.outputs), probe.feeds)
+        for name, array in probe.outputs.items():
+            comparisons[name].add(replace(probe, outputs={name: array}), results)
+            sizes[name] += np.asarray(array).size
+    found = []
+    for name, comparison in comparisons.items():
+        apart = float("inf") if comparison.broken else comparison.result().max_difference
+        allowed = _rounding(np.asarray(expected[0].outputs[name]), sizes[name])
+        found.append(_Apart(name, apart, allowed))
+    return found
+
+
+def _rounding(array: np.ndarray, size: int) -> float:
+    """What rounding may do to an output like `array`, of `size` elements in all."""
+    if array.dtype.kind == "f":
+        return 2.0**-6 if array.dtype == np.float16 else 1e-4
+    return max(0.01, 1 / max(size, 1))
+
+
+def _open(source: LoadedModel, proto: Any, options: RuntimeOptions) -> runtime.Session:
+    return runtime.open_session(model_io.serialize(proto), options, source.base_dir)
+
+
 def measure_agreement(
     session: runtime.Session, probes: Sequence[Probe]
 ) -> tuple[Agreement, tuple[str, ...]]:
@@ -129,6 +222,9 @@ class _Comparison:
         self.difference = 0.0
         self.scale = 0.0
         self.nan = False
+        self.floats = False  # whether any output is float
+        self.equal = 0  # elements of the other outputs
+        self.discrete = 0
         self.broken: list[str] = []  # outputs that became NaN or infinite
 
     def add(self, probe: Probe, results: dict[str, np.ndarray]) -> None:
@@ -136,7 +232,9 @@ class _Comparison:
         first = True
         for output, before in probe.outputs.items():
             if not _is_float(before):
+                self._compare_equal(probe, np.asarray(before), np.asarray(results[output]))
                 continue
+            self.floats = True
             after = np.asarray(results[output], dtype=np.float64)
             before = np.asarray(before, dtype=np.float64)
             if output not in self.broken and _breaks(before, after):
@@ -148,6 +246,14 @@ class _Comparison:
                     rows = _own_rows(probe, before)
                     self._compare_top1(before[:rows], after[:rows])
             first = False
+
+    def _compare_equal(self, probe: Probe, before: np.ndarray, after: np.ndarray) -> None:
+        rows = _own_rows(probe, before) if before.ndim else None
+        own = before[:rows] if before.ndim else before
+        self.discrete += own.size
+        if after.shape == before.shape:
+            same = own == (after[:rows] if before.ndim else after)
+            self.equal += int(np.count_nonzero(same))
 
     def _compare(self, before: np.ndarray, after: np.ndarray) -> None:
         finite = np.isfinite(before) & np.isfinite(after)
@@ -168,12 +274,12 @@ class _Comparison:
         self.compared += rows
 
     def result(self) -> Agreement:
-        return Agreement(
-            self.samples,
-            self.same / self.compared if self.compared else None,
-            self.difference / self.scale if self.scale else self.difference,
-            self.nan,
-        )
+        equal = self.equal / self.discrete if self.discrete else None
+        difference = self.difference / self.scale if self.scale else self.difference
+        if equal is not None and not self.floats:
+            difference = 1 - equal
+        top1 = self.same / self.compared if self.compared else None
+        return Agreement(self.samples, top1, difference, self.nan, equal)
 
 
 def _breaks(before: np.ndarray, after: np.ndarray) -> bool:

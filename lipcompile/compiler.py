@@ -14,7 +14,7 @@ from lipcompile import model_io
 from lipcompile.calibration.calibrate import default_table
 from lipcompile.calibration.scan import Progress, ScanOptions
 from lipcompile.calibration.table import CalibrationTable
-from lipcompile.checks import check_outputs, check_structure
+from lipcompile.checks import check_compaction, check_outputs, check_structure
 from lipcompile.errors import ModelError, OptionError, OutputError
 from lipcompile.forged import ForgedFunction, Hard, Target
 from lipcompile.forging import Forging, forge, thresholds_of
@@ -104,6 +104,8 @@ def harden(
     measured, probes = measuring.run(request)
     done = _rewrite(task, request, measured)
     check_structure(task.loaded, done.proto)
+    if isinstance(done, Zeroing) and done.uncompacted is not None:
+        check_compaction(task.loaded, done.uncompacted, done.proto, probes, task.runtime)
     agreement = check_outputs(task.loaded, done.proto, probes, task.runtime)
     files = targets.write(task.loaded, done.proto, measured)
     output_file = files[0] if files else None

@@ -213,6 +213,9 @@ class HardenResult:
             return "agreement with the original: not measured (no calibration data was run)"
         n = self.agreement.samples
         difference = f"largest output difference {percent(self.agreement.max_difference)}"
+        if self.agreement.integer_agreement is not None:
+            equal = percent(self.agreement.integer_agreement)
+            difference += f"; {equal} of the elements of integer outputs are equal"
         if self.agreement.top1 is None:
             return f"on {n} calibration samples: {difference} (no class scores to compare)"
         where = f"top-1 agreement with the original on {n} calibration samples"

@@ -52,6 +52,8 @@ class Zeroing:
         plans: The layers that were looked at, and their columns.
         refusals: Selected layers that were left alone, with the reason.
         compaction: What was removed, and what could not be; None where it was not asked for.
+        uncompacted: The rendered model before channels were removed, which computes the same;
+            None where none were.
     """
 
     proto: Any
@@ -59,6 +61,7 @@ class Zeroing:
     plans: tuple[ColumnPlan, ...]
     refusals: tuple[Refusal, ...]
     compaction: CompactionReport | None
+    uncompacted: Any = None
 
 
 def lacks_counts(thresholds: Sequence[Threshold], table: CalibrationTable) -> bool:
@@ -89,12 +92,22 @@ def zero(
     if not any(plan.columns for plan in plans):
         raise _nothing(plans, refusals, options.zero_rate)
     ZeroColumns(plans)(loaded.graph_ir)
-    report = DropDeadChannels()(loaded.graph_ir) if options.compact else None
+    uncompacted, report = None, None
+    if options.compact:
+        uncompacted = model_io.render(loaded.proto, loaded.graph_ir)
+        report = DropDeadChannels()(loaded.graph_ir)
     dropped = report.dropped if report is not None else None
     keys = weight_keys(plans, thresholds, options.zero_rate, dropped)
     metadata = make_provenance(loaded, table, c_r, keys)
     proto = model_io.render(loaded.proto, loaded.graph_ir, metadata)
-    return Zeroing(proto, tuple(thresholds), plans, refusals, report)
+    return Zeroing(
+        proto,
+        tuple(thresholds),
+        plans,
+        refusals,
+        report,
+        uncompacted if dropped else None,
+    )
 
 
 def _plans(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,19 @@ from lipcompile.runtime import RuntimeOptions, open_session
 openvino = pytest.importorskip("openvino")
 
 
-@pytest.mark.parametrize("form", list(FORMS))
+WEIGHT: dict[str, Any] = {"variant": "weight", "compact": True, "zero_rate": 0.8}
+
+
+@pytest.mark.parametrize("form", [*FORMS, "weight"])
 def test_openvino_agrees_with_onnxruntime(form: str, tmp_path: Path) -> None:
     output = tmp_path / "hardened.onnx"
     scan = lipcompile.ScanOptions(samples=64)
-    lipcompile.harden(MODEL, CALIBRATION, form=form, cr="2^-6", output=output, scan=scan)
+    options = WEIGHT if form == "weight" else {"form": form}
+    result = lipcompile.harden(
+        MODEL, CALIBRATION, cr="2^-6", output=output, scan=scan, **options
+    )
+    if form == "weight":
+        assert result.compaction is not None and result.compaction.dropped
     images = load_test_images()[0][:200]
     session = open_session(output, RuntimeOptions())
     expected = session.run(["logits"], {"image": images})["logits"]

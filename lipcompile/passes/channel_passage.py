@@ -106,7 +106,11 @@ class Passage:
 
 
 class Shapes:
-    """Shapes of values: those the model states, else those that ONNX infers."""
+    """Shapes of values, as ONNX infers them from inputs and constants alone.
+
+    What the model states is taken where inference finds nothing: a statement may be stale, and
+    runtimes do not read it. Where both know a length and differ, nothing is known.
+    """
 
     def __init__(self, model: ir.Model) -> None:
         self._model = model
@@ -115,10 +119,10 @@ class Shapes:
     def of(self, value: ir.Value) -> Dims | None:
         """The shape, with None for lengths that are not known."""
         constant = ir.convenience.get_const_tensor(value)
-        dims = _dims(constant.shape if constant is not None else value.shape)
-        if dims is None or None in dims[1:]:  # the batch is free
-            return _dims(self._infer().get(value.name)) or dims
-        return dims
+        if constant is not None:
+            return _dims(constant.shape)
+        inferred = _dims(self._infer().get(value.name))
+        return _agreed(_dims(value.shape), inferred)
 
     def _infer(self) -> dict[str | None, ir.Shape | None]:
         if self._inferred is None:
@@ -127,10 +131,27 @@ class Shapes:
             except RuntimeError:  # its nodes are out of order, which inference refuses too
                 self._inferred = {}
                 return self._inferred
+            for value in _made(copy):
+                value.shape = None
             ShapeInferencePass(check_type=False, strict_mode=False)(copy)
-            values = [value for node in copy.graph for value in node.outputs]
-            self._inferred = {value.name: value.shape for value in values}
+            self._inferred = {value.name: value.shape for value in _made(copy)}
         return self._inferred
+
+
+def _made(model: ir.Model) -> list[ir.Value]:
+    return [value for node in model.graph for value in node.outputs]
+
+
+def _agreed(stated: Dims | None, inferred: Dims | None) -> Dims | None:
+    """What is known of a shape by both accounts; None where they contradict each other."""
+    if stated is None or inferred is None:
+        return inferred or stated
+    if len(stated) != len(inferred):
+        return None
+    pairs = list(zip(stated, inferred, strict=True))
+    if any(None not in pair and pair[0] != pair[1] for pair in pairs):
+        return None
+    return tuple(other if mine is None else mine for mine, other in pairs)
 
 
 def _dims(shape: ir.ShapeProtocol | None) -> Dims | None:

@@ -12,7 +12,14 @@ import pytest
 import lipcompile
 from lipcompile.demo import MODEL, load_test_images
 from lipcompile.forged import FORMS
-from tests.neighbours.cases import CALIBRATION_IMAGES, COMPARED_IMAGES, CR, Case
+from tests.neighbours.cases import (
+    CALIBRATION_IMAGES,
+    COMPARED_IMAGES,
+    CR,
+    WEIGHT,
+    Case,
+    options_of,
+)
 from tests.pack.conftest import ENTRIES, PackModel
 
 PACK = ("cifar_resnet18_w16", "cifar_vit_pgd")
@@ -46,7 +53,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     return _demo() if request.param == "demo" else _from_pack(request.param)
 
 
-@pytest.fixture(scope="session", params=list(FORMS))
+@pytest.fixture(scope="session", params=[*FORMS, WEIGHT])
 def form(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -61,7 +68,8 @@ def harden(form: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
         key = (path or case.path, cr)
         if key not in done:
             output = tmp_path_factory.mktemp("hardened") / f"{form}.onnx"
-            lipcompile.harden(key[0], case.calibration, form=form, cr=cr, output=output)
+            options = options_of(form)
+            lipcompile.harden(key[0], case.calibration, cr=cr, output=output, **options)
             done[key] = output
         return done[key]
 

@@ -15,7 +15,7 @@ import pytest
 
 import lipcompile
 from lipcompile.errors import SelectionError
-from tests.neighbours.cases import CR, Case, provenance
+from tests.neighbours.cases import CR, Case, options_of, provenance
 
 gs = pytest.importorskip("onnx_graphsurgeon")
 
@@ -25,7 +25,7 @@ def test_graph_route_equals_path_route(
 ) -> None:
     """The exported Graph is what the path route wrote, read and exported by graphsurgeon."""
     graph = gs.import_onnx(onnx.load(case.path))
-    result = lipcompile.harden(graph, case.calibration, form=form, cr=CR)
+    result = lipcompile.harden(graph, case.calibration, cr=CR, **options_of(form))
     assert isinstance(result.model, gs.Graph)
     exported = gs.export_onnx(result.model)
     by_path = gs.export_onnx(gs.import_onnx(onnx.load(harden(case))))

