@@ -12,9 +12,8 @@ from lipcompile.calibration.table import CalibrationTable
 from lipcompile.errors import DataError
 from lipcompile.forged import ForgedFunction, Target
 from lipcompile.layer_cr import LayerCr
-from lipcompile.linear_layers import LinearLayer
 from lipcompile.model_io import LoadedModel
-from lipcompile.passes.insert_forged import Forged, InsertForged
+from lipcompile.passes.insert_forged import InsertForged
 from lipcompile.placement import SitePlan, Threshold, plan_sites
 from lipcompile.provenance import forged_keys, make_provenance
 from lipcompile.sites import Selection, Site
@@ -39,7 +38,7 @@ def thresholds_of(
         try:
             c = form.threshold(ratio * absmax, site.dtype)
         except DataError as error:
-            raise DataError(f"{layer_label(site.layers[0])}: {error}") from error
+            raise DataError(f"{site.layers[0].label}: {error}") from error
         thresholds.append(Threshold(site, absmax, ratio, c))
     return tuple(thresholds)
 
@@ -53,15 +52,10 @@ def _divided(site: Site, ratios: Mapping[str, float]) -> Iterable[Site]:
 def _dead(site: Site, table: CalibrationTable) -> DataError:
     layer = site.layers[0]
     return DataError(
-        f"{layer_label(layer)}: calibration maximum is 0.0 over {table.data.samples} samples, "
+        f"{layer.label}: calibration maximum is 0.0 over {table.data.samples} samples, "
         f"so the threshold would be 0; the input '{site.tensor}' may be dead: pass --exclude "
         f"'{re.escape(layer.name)}', or calibrate on other data"
     )
-
-
-def layer_label(layer: LinearLayer) -> str:
-    """A layer in a message."""
-    return f"layer '{layer.name}' ({layer.node.op_type})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +65,10 @@ class Forging:
     Attributes:
         proto: The rendered `onnx.ModelProto`.
         plans: What was done at each site.
-        forged: Where the results lie.
     """
 
     proto: Any
     plans: tuple[SitePlan, ...]
-    forged: tuple[Forged, ...]
 
 
 def forge(
@@ -92,4 +84,4 @@ def forge(
     forged = InsertForged(form, plans)(loaded.graph_ir)
     metadata = make_provenance(loaded, table, c_r, forged_keys(loaded, form, forged))
     proto = model_io.render(loaded.proto, loaded.graph_ir, metadata)
-    return Forging(proto, plans, forged)
+    return Forging(proto, plans)

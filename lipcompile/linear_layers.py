@@ -56,6 +56,11 @@ class LinearLayer:
     channels: int | None = None
 
     @property
+    def label(self) -> str:
+        """The layer in a message."""
+        return f"layer '{self.name}' ({self.node.op_type})"
+
+    @property
     def data(self) -> ir.Value:
         value = self.node.inputs[self.data_index]
         assert value is not None

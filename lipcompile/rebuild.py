@@ -107,7 +107,7 @@ def rebuild_forged(
     keys: dict[str, str] = {}
     try:
         for run, batch in enumerate(_batches(read_sites(metadata)), start=1):
-            form = _form(batch[0])
+            form = form_of(batch[0])
             sites = _sites(original, batch)
             thresholds = tuple(
                 _threshold(site, record, form, change)
@@ -153,7 +153,8 @@ def _run(record: Mapping[str, Any]) -> tuple[object, ...]:
     return tuple(record.get(key) for key in ("run", "form", "a", "b", "target"))
 
 
-def _form(record: Mapping[str, Any]) -> ForgedFunction:
+def form_of(record: Mapping[str, Any]) -> ForgedFunction:
+    """The forged function that a site record names."""
     return make_form(record["form"], **{k: record[k] for k in ("a", "b") if k in record})
 
 

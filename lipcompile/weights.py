@@ -61,6 +61,13 @@ class Weight:
                 stored = stored.transpose(_permutation(node, stored.ndim))
         return np.array(stored)
 
+    def as_read(self, array: np.ndarray) -> np.ndarray:
+        """Stored numbers as the node reads them, but for DequantizeLinear."""
+        for node in self.chain:
+            if node.op_type == "Cast":
+                array = array.astype(ir.DataType(integer(node, "to", 1)).numpy())
+        return array
+
     def zeros(self) -> np.ndarray:
         """What stands for 0.0 in the root's dtype; broadcasts against `array()`."""
         scales = [node for node in self.chain if node.op_type in QDQ]
@@ -96,10 +103,7 @@ class Weight:
                     array = array.transpose(np.argsort(_permutation(node, array.ndim)))
             set_constant(self.root, np.ascontiguousarray(array))
             return
-        for node in self.chain:
-            if node.op_type == "Cast":
-                array = array.astype(ir.DataType(integer(node, "to", 1)).numpy())
-        add_constant(self.node, self.index, array, f"{MARK}/{name}")
+        add_constant(self.node, self.index, self.as_read(array), f"{MARK}/{name}")
 
 
 def stored_weight(node: ir.Node, index: int) -> Weight | str:

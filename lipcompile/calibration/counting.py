@@ -190,5 +190,4 @@ def _thresholds(site: Site, absmax: float, c_rs: Sequence[float]) -> tuple[float
         # Two c_r may be one number in a 16-bit type.
         return tuple(dict.fromkeys(Hard().threshold(c_r * absmax, site.dtype) for c_r in c_rs))
     except DataError as error:
-        layer = site.layers[0]
-        raise DataError(f"layer '{layer.name}' ({layer.node.op_type}): {error}") from error
+        raise DataError(f"{site.layers[0].label}: {error}") from error

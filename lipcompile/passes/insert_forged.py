@@ -79,7 +79,8 @@ class InsertForged:
         assert activation is not None
         marks = {f"{MARK}.form": self.form.name, f"{MARK}.was": activation.op_type}
         activation.metadata_props.update(marks)
-        if plan.shift is not None:
+        if plan.encoding.way == "bias":
+            assert plan.shift is not None
             changes = plan.shift.apply(plan.c, plan.site.dtype, prefix)
             return _Result(tensor, plan.anchor, tuple(changes))
         emit = Emitter(prefix)

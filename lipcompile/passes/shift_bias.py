@@ -71,7 +71,8 @@ class BiasShift:
 
     def _numbers(self, c: float, dtype: str) -> tuple[np.ndarray, np.ndarray]:
         """The bias before and after."""
-        before = np.zeros(self.length, dtype) if self.bias is None else _operand(self.bias)
+        bias = self.bias
+        before = bias.as_read(bias.array()) if bias else np.zeros(self.length, dtype)
         after = (before.astype(np.float64) - c / self.factor).astype(before.dtype)
         return before, after
 
@@ -145,15 +146,6 @@ def _constant(node: ir.Node, index: int) -> Weight | None:
         return None
     weight = stored_weight(node, index)
     return None if isinstance(weight, str) or weight.quantised else weight
-
-
-def _operand(bias: Weight) -> np.ndarray:
-    """The numbers as the node reads them."""
-    array = bias.array()
-    for node in bias.chain:
-        if node.op_type == "Cast":
-            array = array.astype(ir.DataType(integer(node, "to", 1)).numpy())
-    return array
 
 
 def _of_layer(activation: ir.Node, node: ir.Node) -> BiasShift | None:

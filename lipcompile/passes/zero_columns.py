@@ -63,7 +63,7 @@ def plan_columns(
         return weight_refusal(layer, lie)
     if (counts.axis, len(counts.suppressed)) != (lie.data_axis, lie.count):
         raise TableError(
-            f"layer '{layer.name}' ({layer.node.op_type}) reads {lie.count} features along "
+            f"{layer.label} reads {lie.count} features along "
             f"axis {lie.data_axis}, and the counts of site '{counts.tensor}' are of "
             f"{len(counts.suppressed)} along axis {counts.axis}: calibrate again with "
             "--count-cr"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from lipcompile.text import count
-from lipcompile.verifying.pair import Pair, Record, as_read
+from lipcompile.verifying.pair import Pair, Record
 from lipcompile.verifying.results import VerifyCheck, some
 from lipcompile.weights import columns_of, stored_weight
 
@@ -40,7 +40,7 @@ def _faults(pair: Pair, record: Record) -> Iterator[str]:
     if isinstance(before, str) or isinstance(after, str):
         yield f"the weight of '{name}' cannot be read"
         return
-    old, new = as_read(before, before.array()), as_read(after, after.array())
+    old, new = before.as_read(before.array()), after.as_read(after.array())
     lie = columns_of(layer, old.shape)
     columns = [int(j) for j in record["columns"]]
     if lie.count != int(record["count"]) or not all(0 <= j < lie.count for j in columns):
@@ -52,6 +52,6 @@ def _faults(pair: Pair, record: Record) -> Iterator[str]:
     goes = np.zeros(lie.count, dtype=bool)
     goes[columns] = True
     mask = lie.spread(goes)
-    expected = np.where(mask, as_read(before, before.zeros()), old)
+    expected = np.where(mask, before.as_read(before.zeros()), old)
     if expected.shape != new.shape or expected.tobytes() != new.tobytes():
         yield f"the weight of '{name}' is not the original's with its columns zeroed"

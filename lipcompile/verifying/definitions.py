@@ -21,7 +21,8 @@ import onnx_ir as ir
 
 from lipcompile.forged import ForgedFunction
 from lipcompile.ops import MARK
-from lipcompile.verifying.pair import Pair, Record, as_read, form_of
+from lipcompile.rebuild import form_of
+from lipcompile.verifying.pair import Pair, Record
 from lipcompile.weights import stored_weight
 
 # Not a prefix that hardening uses: it writes "lipcompile/".
@@ -150,5 +151,5 @@ def _constant(was: ir.Node, index: int, name: str) -> ir.Node | None:
     weight = stored_weight(was, index)
     if isinstance(weight, str):
         raise ValueError(f"input {index} of '{was.name}' {weight}")
-    tensor = ir.tensor(as_read(weight, weight.array()))
+    tensor = ir.tensor(np.ascontiguousarray(weight.as_read(weight.array())))
     return ir.node("Constant", [], {"value": tensor}, outputs=[ir.Value(name=name)])

@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
 from lipcompile import model_io
-from lipcompile.attributes import integer
 from lipcompile.errors import ModelError
-from lipcompile.forged import ForgedFunction, make_form
 from lipcompile.linear_layers import LinearLayer
 from lipcompile.model_io import LoadedModel
 from lipcompile.records import (
@@ -27,7 +24,6 @@ from lipcompile.records import (
 )
 from lipcompile.sites import Selector, Site, find_sites
 from lipcompile.verifying.results import VerifyCheck
-from lipcompile.weights import Weight
 
 Record = Mapping[str, Any]
 
@@ -79,19 +75,6 @@ class Pair:
 
 def nodes_by_output(graph: ir.Graph) -> dict[str, ir.Node]:
     return {value.name: node for node in graph for value in node.outputs if value.name}
-
-
-def form_of(record: Record) -> ForgedFunction:
-    """The forged function that a record names."""
-    return make_form(record["form"], **{k: record[k] for k in ("a", "b") if k in record})
-
-
-def as_read(weight: Weight, array: np.ndarray) -> np.ndarray:
-    """Stored numbers as the node reads them, but for DequantizeLinear."""
-    for node in weight.chain:
-        if node.op_type == "Cast":
-            array = array.astype(ir.DataType(integer(node, "to", 1)).numpy())
-    return np.ascontiguousarray(array)
 
 
 def open_pair(original: object, hardened: object) -> tuple[Pair, VerifyCheck]:

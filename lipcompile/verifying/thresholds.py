@@ -14,9 +14,10 @@ from lipcompile.forged import Hard
 from lipcompile.layer_cr import LayerCr
 from lipcompile.ops import MARK, commutes
 from lipcompile.passes.remove_forged import is_inserted
+from lipcompile.rebuild import form_of
 from lipcompile.text import count
 from lipcompile.thresholds import parse_cr
-from lipcompile.verifying.pair import Pair, Record, form_of
+from lipcompile.verifying.pair import Pair, Record
 from lipcompile.verifying.results import VerifyCheck, some
 
 NAME = "thresholds and readers"
