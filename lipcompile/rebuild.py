@@ -15,7 +15,6 @@ from lipcompile.forged.targets import check_target
 from lipcompile.linear_layers import LinearLayer
 from lipcompile.model_io import LoadedModel
 from lipcompile.ops import MARK
-from lipcompile.passes.count_suppressed import layer_columns
 from lipcompile.passes.drop_dead_channels import DropDeadChannels
 from lipcompile.passes.insert_forged import InsertForged
 from lipcompile.passes.zero_columns import ColumnPlan, ZeroColumns
@@ -24,6 +23,7 @@ from lipcompile.provenance import DERIVED, KEYS, form_keys, site_record, weight_
 from lipcompile.records import COLUMNS, DROPPED, INLINED, read_records, read_sites
 from lipcompile.sites import Selector, Site, find_sites
 from lipcompile.thresholds import check_zero_rate
+from lipcompile.weights import layer_columns
 
 _EVERY = Selector("all")
 # What records of any shape can raise in code that expects them to be right.

@@ -265,3 +265,9 @@ def columns_of(layer: LinearLayer, shape: Sequence[int]) -> Columns:
         weight = max(rank - 2, 0) if first else rank - 1
         output = None if rank < 2 else (rank - 1 if first else rank - 2)
     return Columns(data, weight, output, shape[weight] * groups, groups, tuple(shape))
+
+
+def layer_columns(layer: LinearLayer) -> Columns | str:
+    """The columns of a layer, or why its weight cannot be edited; no weight is read."""
+    weight = stored_weight(layer.node, 1 - layer.data_index)
+    return weight if isinstance(weight, str) else columns_of(layer, weight.shape)

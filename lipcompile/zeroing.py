@@ -12,7 +12,6 @@ from lipcompile.errors import SelectionError
 from lipcompile.layer_cr import LayerCr
 from lipcompile.linear_layers import Refusal
 from lipcompile.model_io import LoadedModel
-from lipcompile.passes.count_suppressed import layer_columns
 from lipcompile.passes.drop_dead_channels import CompactionReport, DropDeadChannels
 from lipcompile.passes.zero_columns import (
     ColumnPlan,
@@ -24,6 +23,7 @@ from lipcompile.placement import Threshold
 from lipcompile.provenance import make_provenance, weight_keys
 from lipcompile.text import count, percent
 from lipcompile.thresholds import check_zero_rate
+from lipcompile.weights import layer_columns
 
 
 @dataclass(frozen=True, slots=True)

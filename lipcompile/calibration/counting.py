@@ -23,53 +23,7 @@ from lipcompile.passes.count_suppressed import CountTap, tap_suppressed
 from lipcompile.runtime import RuntimeOptions
 from lipcompile.sites import Site
 
-__all__ = [
-    "Counting",
-    "SiteCounts",
-    "check_readable_twice",
-    "count_suppressed",
-    "prepare_counting",
-]
-
 _TWICE = "the weight variant reads the data twice: pass a list, an array or files"
-
-
-def count_suppressed(
-    model: model_io.LoadedModel,
-    sites: Iterable[Site],
-    table: CalibrationTable,
-    c_rs: Sequence[float],
-    data: object,
-    options: ScanOptions,
-    runtime: RuntimeOptions,
-    progress: Progress | None = None,
-    *,
-    again: bool = False,
-) -> tuple[SiteCounts, ...]:
-    """Counts suppressed elements for every c_r at once, in one scan.
-
-    Args:
-        model: The model.
-        sites: Its sites; those whose maximum is 0 have no threshold, and are left out.
-        table: The maxima.
-        c_rs: Relative thresholds, each with 0 < c_r < 1.
-        data: What to count in; it need not be what the maxima were measured on.
-        options: How to read the data.
-        runtime: Providers and threads.
-        progress: As for `calibrate`.
-        again: The maxima were just measured on `data`: it has to give the same samples.
-
-    Returns:
-        One entry per site, axis of input features, and threshold; sorted.
-
-    Raises:
-        DataError: A threshold is too small for its dtype; or the data gives no sample, images
-            other than those the maxima were measured on, or, read `again`, other samples.
-        TableError: The table lacks a site.
-    """
-    counting = prepare_counting(model, sites, table, c_rs, data, options, runtime)
-    counting.run(progress, again=again)
-    return counting.counts
 
 
 def check_readable_twice(data: object) -> None:
@@ -100,7 +54,16 @@ class Counting:
     scan: Scan
 
     def run(self, progress: Progress | None = None, *, again: bool = False) -> None:
-        """Reads all samples; arguments and errors are those of `count_suppressed`."""
+        """Reads all samples.
+
+        Args:
+            progress: As for `calibrate`.
+            again: The maxima were just measured on this data: it has to give the same samples.
+
+        Raises:
+            DataError: The data gives no sample, images other than those that the maxima were
+                measured on, or, read `again`, other samples.
+        """
 
         def checked(done: int, total: int | None) -> None:
             self._check_images()  # at the first batch, not after the last
@@ -118,7 +81,8 @@ class Counting:
 
     @property
     def counts(self) -> tuple[SiteCounts, ...]:
-        """The counts, once the scan has run."""
+        """One entry per site, axis of input features, and threshold, sorted; once the scan has
+        run."""
         rows = []
         for tap in self.taps:
             seen, suppressed = tap.read(self.scan.sums)
@@ -175,7 +139,21 @@ def prepare_counting(
     options: ScanOptions,
     runtime: RuntimeOptions,
 ) -> Counting:
-    """Opens the data for counting; nothing runs yet. See `count_suppressed`."""
+    """Opens the data for counting, for every c_r in one scan; nothing runs yet.
+
+    Args:
+        model: The model.
+        sites: Its sites; those whose maximum is 0 have no threshold, and are left out.
+        table: The maxima.
+        c_rs: Relative thresholds, each with 0 < c_r < 1.
+        data: What to count in; it need not be what the maxima were measured on.
+        options: How to read the data.
+        runtime: Providers and threads.
+
+    Raises:
+        DataError: A threshold is too small for its dtype, or the data cannot be used.
+        TableError: The table lacks a site.
+    """
     sites = tuple(sites)
     thresholds = {site.tensor: _thresholds(site, table[site.tensor], c_rs) for site in sites}
     taps = tap_suppressed(sites, thresholds, model.opset)

@@ -23,10 +23,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from lipcompile.linear_layers import LinearLayer
 from lipcompile.ops import MARK
 from lipcompile.sites import Site
-from lipcompile.weights import Columns, columns_of, stored_weight
+from lipcompile.weights import Columns, layer_columns
 
 _NARROW = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _INT = ir.DataType.INT32.value
@@ -91,12 +90,6 @@ def tap_suppressed(
         build = _Builder(f"{MARK}/count/{len(taps)}", site, columns, opset)
         taps.append(build.tap(tuple(thresholds[site.tensor])))
     return tuple(taps)
-
-
-def layer_columns(layer: LinearLayer) -> Columns | str:
-    """The columns of a layer, or why its weight cannot be edited; no weight is read."""
-    weight = stored_weight(layer.node, 1 - layer.data_index)
-    return weight if isinstance(weight, str) else columns_of(layer, weight.shape)
 
 
 class _Builder:

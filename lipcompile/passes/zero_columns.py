@@ -18,10 +18,9 @@ from lipcompile.calibration.counts import SiteCounts
 from lipcompile.errors import TableError
 from lipcompile.linear_layers import LinearLayer, Refusal
 from lipcompile.ops import MARK
-from lipcompile.passes.count_suppressed import layer_columns
 from lipcompile.text import percent
 from lipcompile.thresholds import check_zero_rate
-from lipcompile.weights import columns_of, stored_weight
+from lipcompile.weights import columns_of, layer_columns, stored_weight
 
 
 @dataclass(frozen=True, slots=True)

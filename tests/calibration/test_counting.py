@@ -17,7 +17,8 @@ from PIL import Image
 
 import lipcompile
 from lipcompile import CalibrationTable, RuntimeOptions, ScanOptions, Selector, model_io
-from lipcompile.calibration.counting import SiteCounts, count_suppressed
+from lipcompile.calibration.counting import prepare_counting
+from lipcompile.calibration.counts import SiteCounts
 from lipcompile.calibration.merge import merge_tables
 from lipcompile.calibration.table import load_table
 from lipcompile.errors import (
@@ -96,7 +97,9 @@ def counted(data: Any, table: CalibrationTable = WHOLE, **scan: Any) -> tuple[Si
     loaded = model_io.load(MODELS[None])
     sites = find_sites(loaded.graph_ir, ALL).sites
     options = ScanOptions(**scan)
-    return count_suppressed(loaded, sites, table, C_RS, data, options, RuntimeOptions())
+    counting = prepare_counting(loaded, sites, table, C_RS, data, options, RuntimeOptions())
+    counting.run()
+    return counting.counts
 
 
 # Exact

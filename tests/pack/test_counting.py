@@ -13,10 +13,9 @@ from lipcompile import CalibrationTable, ScanOptions, Selector, model_io
 from lipcompile.calibration.batches import Batcher
 from lipcompile.calibration.sources.opening import open_source
 from lipcompile.linear_layers import LinearLayer
-from lipcompile.passes.count_suppressed import layer_columns
 from lipcompile.passes.zero_columns import ColumnPlan, ZeroColumns, plan_columns
 from lipcompile.sites import find_sites
-from lipcompile.weights import Weight, columns_of, stored_weight
+from lipcompile.weights import Weight, columns_of, layer_columns, stored_weight
 from tests.counted_layers import session, suppressed
 
 ALL = Selector("all")

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx.reference import ReferenceEvaluator
-from onnx.reference.op_run import OpRun
 
 import lipcompile
 from lipcompile import ScanOptions, model_io
 from lipcompile.calibration.batches import Batcher
 from lipcompile.calibration.sources.opening import open_source
 from lipcompile.runtime import RuntimeOptions, open_session
+from tests.forging import BatchNormalization
 from tests.pack.conftest import ENTRIES, PackModel
 from tests.pack.test_every_model import NOTHING_TO_FORGE
 from tests.pack.test_weight_variant import DROPPED
@@ -55,30 +55,6 @@ def openvino_run(path: Path) -> Run:
     exact = {"INFERENCE_PRECISION_HINT": "f32"}
     compiled = core.compile_model(core.read_model(path), "CPU", exact)
     return lambda feeds: list(compiled(feeds).values())
-
-
-class BatchNormalization(OpRun):
-    """In inference, as operator sets before 14 mean it without `is_test`.
-
-    ONNX's own takes these versions for training, and mixes the statistics of the data in.
-    """
-
-    op_domain = ""
-
-    def _run(
-        self,
-        x: np.ndarray,
-        scale: np.ndarray,
-        bias: np.ndarray,
-        mean: np.ndarray,
-        var: np.ndarray,
-        epsilon: float = 1e-5,
-        **_: object,
-    ) -> tuple[np.ndarray]:
-        axes = (-1, *[1] * (x.ndim - 2))
-        scale, bias, mean, var = (v.reshape(axes) for v in (scale, bias, mean, var))
-        result = scale * (x - mean) / np.sqrt(var + np.float32(epsilon)) + bias
-        return (result.astype(x.dtype),)
 
 
 def reference_run(path: Path) -> Run:

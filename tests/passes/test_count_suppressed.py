@@ -7,9 +7,9 @@ import onnx
 import pytest
 
 from lipcompile import model_io
-from lipcompile.passes.count_suppressed import CountTap, layer_columns, tap_suppressed
+from lipcompile.passes.count_suppressed import CountTap, tap_suppressed
 from lipcompile.sites import Selector, find_sites
-from lipcompile.weights import Columns, columns_of, stored_weight
+from lipcompile.weights import Columns, columns_of, layer_columns, stored_weight
 from tests.counted_layers import (
     CASES,
     HALF,

@@ -17,10 +17,9 @@ from lipcompile.calibration.counting import SiteCounts
 from lipcompile.errors import OptionError, TableError
 from lipcompile.forged.hard import Hard
 from lipcompile.linear_layers import LinearLayer, Refusal
-from lipcompile.passes.count_suppressed import layer_columns
 from lipcompile.passes.zero_columns import ColumnPlan, ZeroColumns, plan_columns
 from lipcompile.sites import find_sites
-from lipcompile.weights import Columns, stored_weight
+from lipcompile.weights import Columns, layer_columns, stored_weight
 from tests.counted_layers import (
     CASES,
     FIXED,
