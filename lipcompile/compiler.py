@@ -6,7 +6,7 @@ load -> find sites -> calibrate -> thresholds -> rewrite -> check -> save
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,10 @@ from lipcompile.calibration.calibrate import default_table
 from lipcompile.calibration.scan import Progress, ScanOptions
 from lipcompile.calibration.table import CalibrationTable
 from lipcompile.checks import check_compaction, check_outputs, check_structure
+from lipcompile.ensembles.options import EnsembleOptions
+from lipcompile.ensembles.plan import Ensemble, plan_ensembles
+from lipcompile.ensembles.reference import wrap_checked
+from lipcompile.ensembles.wrapping import unwrap
 from lipcompile.errors import ModelError, OptionError, OutputError
 from lipcompile.forged import ForgedFunction, Hard, Target
 from lipcompile.forging import Forging, forge, thresholds_of
@@ -33,13 +37,14 @@ def harden(
     calib: object = None,
     *,
     table: CalibrationTable | str | os.PathLike[str] | None = None,
-    cr: float | str = 2**-7,
+    cr: float | str | None = None,
     cr_by_layer: CrByLayer = None,
-    variant: Variant = "forged",
+    variant: Variant | None = None,
     form: ForgedFunction | str | None = None,
-    target: Target = "portable",
+    target: Target | None = None,
     zero_rate: float | None = None,
     compact: bool = False,
+    ensemble: EnsembleOptions | str | None = None,
     selector: Selector | None = None,
     scan: ScanOptions | None = None,
     runtime: RuntimeOptions | None = None,
@@ -53,7 +58,8 @@ def harden(
 
     At each site the threshold is c = c_r * max |x| over the calibration data. Variant "forged"
     puts a forged function in front of every selected linear layer; variant "weight" zeroes the
-    weight columns whose inputs stay below the threshold, and adds no operator. Before anything
+    weight columns whose inputs stay below the threshold, and adds no operator. An ensemble is
+    put around either, or around the model as it is. Before anything
     is written, the result passes ONNX's checker (if the original did), keeps its signature,
     loads in ONNX Runtime and gives finite outputs on calibration data.
 
@@ -63,16 +69,21 @@ def harden(
         calib: Calibration data as for `calibrate`.
         table: A calibration table, or its path, in place of a new scan. With `calib`, up to
             256 samples are run to compare outputs; the thresholds come from the table.
-        cr: Relative threshold c_r with 0 < c_r < 1, as a number or like "2^-7".
+        cr: Relative threshold c_r with 0 < c_r < 1, as a number or like "2^-7", which is the
+            default.
         cr_by_layer: c_r of the layers whose name a pattern matches, or a TOML or JSON file of
             such; the others have `cr`.
-        variant: "forged" or "weight".
+        variant: "forged", "weight", or "none" for an ensemble alone. The default is "forged",
+            and "none" where there is an `ensemble` and nothing that forging needs: no `cr`,
+            `cr_by_layer`, `form` or `target`.
         form: "smooth" (default), "hard", "soft", or a `ForgedFunction`; none for "weight".
-        target: Where the model will run: "portable", "ort-cpu", "ort-cuda" or "tensorrt". It
-            changes how a form is written, never what it computes.
+        target: Where the model will run: "portable" (default), "ort-cpu", "ort-cuda" or
+            "tensorrt". It changes how a form is written, never what it computes.
         zero_rate: For "weight": a column is zeroed where at least this share of its inputs is
             suppressed, in (0, 1]; 1.0 by default.
         compact: For "weight": remove the channels that nothing reads any more.
+        ensemble: Views of the image to average the scores over, such as "flip+shift:1", or
+            `EnsembleOptions`: put around the model, hardened or not (Perez et al. 2021).
         selector: Which layers are wanted.
         scan: How to read the data.
         runtime: Execution providers and threads.
@@ -90,28 +101,32 @@ def harden(
         LipCompileError: See `lipcompile.errors`. No model was written; on `Interrupted` the
             partial table was, and where writing the model failed, `save_table`.
     """
-    request = make_request(cr, cr_by_layer, variant, form, target, zero_rate, compact)
-    if calib is None and table is None:
-        raise OptionError(
-            "hardening needs activations: give calibration data (--calib) or a table (--table)"
-        )
+    request = make_request(
+        cr, cr_by_layer, variant, form, target, zero_rate, compact, ensemble
+    )
+    _check_data(request, calib, table)
+    how = scan or ScanOptions(), runtime or RuntimeOptions()
     targets = _Targets.named(model, output, save_table, dry_run)
     targets.check(force, model_io.paths_among(model, table, calib))
-    task = _open(model, selector, runtime or RuntimeOptions(), force, request)
+    task = _open(model, selector, how[1], force, request)
     beside = default_table(task.loaded.name, targets.model)
-    how = scan or ScanOptions(), task.runtime
     measuring = Measuring(task.loaded, task.selection, calib, table, *how, beside, progress)
     measured, probes = measuring.run(request)
     done = _rewrite(task, request, measured)
-    check_structure(task.loaded, done.proto)
+    proto = task.loaded.proto if done is None else done.proto
     if isinstance(done, Zeroing) and done.uncompacted is not None:
-        check_compaction(task.loaded, done.uncompacted, done.proto, probes, task.runtime)
-    agreement = check_outputs(task.loaded, done.proto, probes, task.runtime)
-    files = targets.write(task.loaded, done.proto, measured)
+        check_compaction(task.loaded, done.uncompacted, proto, probes, task.runtime)
+    wrapped = None
+    if task.ensembles:
+        wrapped = wrap_checked(task.loaded, proto, task.ensembles, probes, task.runtime)
+        proto = wrapped.proto
+    check_structure(task.loaded, proto)
+    agreement = check_outputs(task.loaded, proto, probes, task.runtime)
+    files = targets.write(task.loaded, proto, measured)
     output_file = files[0] if files else None
     is_path = task.loaded.kind == "path"
     return HardenResult(
-        model=output_file if is_path else model_io.give_back(task.loaded, done.proto),
+        model=output_file if is_path else model_io.give_back(task.loaded, proto),
         name=task.loaded.name,
         output=output_file,
         files=files,
@@ -119,14 +134,32 @@ def harden(
         table=measured,
         rows=layer_rows(task.selection, done),
         compaction=done.compaction if isinstance(done, Zeroing) else None,
+        ensemble=wrapped.ensemble if wrapped is not None else None,
         agreement=agreement,
         inlined=task.loaded.inlined,
         dry_run=dry_run,
     )
 
 
-def _rewrite(task: _Task, request: Request, table: CalibrationTable) -> Forging | Zeroing:
+def _check_data(request: Request, calib: object, table: object) -> None:
+    if request.variant == "none":
+        if table is not None:
+            raise OptionError(
+                "no layer is hardened, so a table has no use: leave --table out, or add "
+                "--variant forged"
+            )
+    elif calib is None and table is None:
+        raise OptionError(
+            "hardening needs activations: give calibration data (--calib) or a table (--table)"
+        )
+
+
+def _rewrite(
+    task: _Task, request: Request, table: CalibrationTable | None
+) -> Forging | Zeroing | None:
     """Decides on every site and edits the graph; raises before the first edit."""
+    if table is None:
+        return None
     form = request.form or Hard()
     thresholds = thresholds_of(task.selection, table, request.c_r, form)
     if request.weight is not None:
@@ -136,10 +169,18 @@ def _rewrite(task: _Task, request: Request, table: CalibrationTable) -> Forging 
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What is to be hardened, and how."""
+    """What is to be hardened, and how.
+
+    Attributes:
+        loaded: The model, without the ensemble that may have stood around it.
+        selection: Its layers; none for variant "none".
+        ensembles: What is put around the result, the cheapest first; nothing if empty.
+        runtime: Providers and threads.
+    """
 
     loaded: LoadedModel
     selection: Selection
+    ensembles: tuple[Ensemble, ...]
     runtime: RuntimeOptions
 
 
@@ -150,12 +191,23 @@ def _open(
     force: bool,
     request: Request,
 ) -> _Task:
-    loaded = model_io.load(model)
-    _check_not_hardened(loaded, force, request)
+    loaded, around = unwrap(model_io.load(model))
+    ensembles: tuple[Ensemble, ...] = () if around is None else (around,)
+    if request.ensemble is not None:
+        if around is not None:
+            raise ModelError(
+                f"'{loaded.name}' has an ensemble already ({around}), and its views would be "
+                "viewed again: harden the original, or the result of 'lipcompile "
+                "strip', with one --ensemble that names all views"
+            )
+        ensembles = plan_ensembles(loaded, request.ensemble)
     selection = find_sites(loaded.graph_ir, selector)
+    if request.variant == "none":
+        return _Task(loaded, replace(selection, sites=(), refusals=()), ensembles, runtime)
+    _check_not_hardened(loaded, force, request)
     require_sites(selection, loaded.name)
     request.c_r.assign(selection)  # before any long work
-    return _Task(loaded, selection, runtime)
+    return _Task(loaded, selection, ensembles, runtime)
 
 
 def _check_not_hardened(loaded: LoadedModel, force: bool, request: Request) -> None:
@@ -206,10 +258,10 @@ class _Targets:
             )
 
     def write(
-        self, loaded: LoadedModel, proto: Any, table: CalibrationTable
+        self, loaded: LoadedModel, proto: Any, table: CalibrationTable | None
     ) -> tuple[Path, ...]:
         """Writes the table, then the model; returns the model's files."""
-        if self.table is not None and not self.dry_run:
+        if self.table is not None and table is not None and not self.dry_run:
             table.save(self.table)
         if self.model is None or self.dry_run:
             return ()

@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lipcompile import model_io
+from lipcompile.ensembles.wrapping import unwrap
 from lipcompile.ops import MARK
+from lipcompile.records import is_hardened
 from lipcompile.results import LayerRow, layer_rows
 from lipcompile.sites import Selector, find_sites
 from lipcompile.text import count, table
@@ -23,16 +25,18 @@ def inspect(model: object, *, selector: Selector | None = None) -> Inspection:
         ModelError: The model cannot be read.
         SelectionError: A pattern matches nothing.
     """
-    loaded = model_io.load(model)
+    whole = model_io.load(model)
+    loaded, around = unwrap(whole)
     selection = find_sites(loaded.graph_ir, selector)
-    own = {k: v for k, v in loaded.metadata.items() if k.startswith(f"{MARK}.")}
+    own = {k: v for k, v in whole.metadata.items() if k.startswith(f"{MARK}.")}
     return Inspection(
         loaded.name,
-        loaded.digest,
+        whole.digest,
         loaded.opset,
         selection.rule,
         layer_rows(selection),
         loaded.inlined,
+        str(around) if around is not None else None,
         own,
     )
 
@@ -48,6 +52,8 @@ class Inspection:
         rule: Selection rule.
         rows: One row per linear layer, in graph order.
         inlined: Local functions that hardening would inline.
+        ensemble: What stands around the model, in words; None where nothing does. The layers
+            are those of the model inside.
         provenance: `lipcompile.*` metadata, for a hardened model.
     """
 
@@ -57,6 +63,7 @@ class Inspection:
     rule: str
     rows: tuple[LayerRow, ...]
     inlined: tuple[str, ...]
+    ensemble: str | None
     provenance: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
@@ -67,6 +74,7 @@ class Inspection:
             "rule": self.rule,
             "layers": [asdict(row) for row in self.rows],
             "inlined": list(self.inlined),
+            "ensemble": self.ensemble,
             "provenance": self.provenance,
         }
 
@@ -87,7 +95,9 @@ class Inspection:
         lines = [f"{self.model}: opset {self.opset}, {self.digest[:19]}, rule {self.rule}"]
         if self.inlined:
             lines.append(f"local functions to inline: {', '.join(self.inlined)}")
-        if self.provenance:
+        if self.ensemble is not None:
+            lines.append(f"ensemble around it: {self.ensemble}")
+        if is_hardened(self.provenance):
             said = {k.removeprefix(f"{MARK}."): v for k, v in self.provenance.items()}
             form, rate = said.get("form", "?"), said.get("zero_rate")
             what = f"form {form}" if rate is None else f"variant weight, zero rate {rate}"

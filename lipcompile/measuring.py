@@ -53,8 +53,11 @@ class Measuring:
     beside: Path
     progress: Progress | None
 
-    def run(self, request: Request) -> tuple[CalibrationTable, Sequence[Probe]]:
-        """The table, given or scanned, and probes of the data where there is any."""
+    def run(self, request: Request) -> tuple[CalibrationTable | None, Sequence[Probe]]:
+        """The table, given or scanned, and probes of the data where there is any; variant
+        "none" needs no table."""
+        if request.variant == "none":
+            return None, () if self.calib is None else self._probes()
         table = self._given()
         lacking = request.weight is not None and (table is None or self._lacks(table, request))
         counting = lacking and self.calib is not None

@@ -14,6 +14,7 @@ lipcompile.sites     JSON: per site its layers, tensors, absmax, c, encoding, an
 lipcompile.zero_rate, lipcompile.columns, lipcompile.dropped   variant "weight": the rate, and
                      as JSON the zeroed columns per layer and the channels that were removed
 lipcompile.inlined   local functions that were inlined, where there were any
+lipcompile.ensemble  JSON: the ensemble around the model (`lipcompile.ensembles`), if any
 """
 
 from __future__ import annotations
@@ -34,18 +35,18 @@ from lipcompile.placement import Threshold
 from lipcompile.records import (
     COLUMNS,
     DROPPED,
+    ENSEMBLE,
     INLINED,
     SITES,
     SOURCE,
     SOURCE_FILE,
-    is_hardened,
     read_sites,
 )
 from lipcompile.version import __version__
 
 # What follows from the original and the records; the other keys nothing else tells.
 DERIVED = frozenset(
-    {SITES, COLUMNS, DROPPED, INLINED}
+    {SITES, COLUMNS, DROPPED, INLINED, ENSEMBLE}
     | {f"{MARK}.{name}" for name in ("variant", "form", "a", "b", "zero_rate")}
 )
 KEYS = DERIVED | {
@@ -74,24 +75,30 @@ def make_provenance(
         "digest": table.data.digest,
     }
     metadata: dict[str, str | None] = {
-        f"{MARK}.version": __version__,
-        SOURCE: before.get(SOURCE, source.digest),
+        **source_keys(source),
         f"{MARK}.table": table.digest,
         f"{MARK}.data": json.dumps(data),
         f"{MARK}.c_r": repr(c_r.default),
         **variant,
     }
-    file = before.get(SOURCE_FILE) if is_hardened(before) else source.file_digest
-    if file is not None:
-        metadata[SOURCE_FILE] = file
     if c_r.patterns:
         metadata[f"{MARK}.c_r_by_layer"] = json.dumps(dict(c_r.patterns))
-    inlined = json.dumps(list(source.inlined)) if source.inlined else before.get(INLINED)
-    if inlined is not None:
-        metadata[INLINED] = inlined
     # Parameters of a form that was used before belong to its own records, not to this one.
     metadata |= {k: None for k in before if k.startswith(f"{MARK}.") and k not in metadata}
     return metadata
+
+
+def source_keys(source: LoadedModel) -> dict[str, str]:
+    """What every model that LipCompile makes says of the one that it was made of."""
+    before = source.metadata
+    keys = {f"{MARK}.version": __version__, SOURCE: before.get(SOURCE, source.digest)}
+    file = before.get(SOURCE_FILE) if SOURCE in before else source.file_digest
+    if file is not None:
+        keys[SOURCE_FILE] = file
+    inlined = json.dumps(list(source.inlined)) if source.inlined else before.get(INLINED)
+    if inlined is not None:
+        keys[INLINED] = inlined
+    return keys
 
 
 def forged_keys(

@@ -9,7 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from lipcompile import model_io
-from lipcompile.errors import ModelError
+from lipcompile.ensembles.plan import ensemble_of
+from lipcompile.ensembles.wrapping import wrap
+from lipcompile.errors import InputError, ModelError
 from lipcompile.forged import ForgedFunction, make_form
 from lipcompile.forged.targets import check_target
 from lipcompile.linear_layers import LinearLayer
@@ -20,7 +22,14 @@ from lipcompile.passes.insert_forged import InsertForged
 from lipcompile.passes.zero_columns import ColumnPlan, ZeroColumns
 from lipcompile.placement import Threshold, plan_sites
 from lipcompile.provenance import DERIVED, KEYS, form_keys, site_record, weight_keys
-from lipcompile.records import COLUMNS, DROPPED, INLINED, read_records, read_sites
+from lipcompile.records import (
+    COLUMNS,
+    DROPPED,
+    INLINED,
+    read_ensemble,
+    read_records,
+    read_sites,
+)
 from lipcompile.sites import Selector, Site, find_sites
 from lipcompile.thresholds import check_zero_rate
 from lipcompile.weights import layer_columns
@@ -30,14 +39,25 @@ _EVERY = Selector("all")
 MISFITS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
-def rebuild(original: LoadedModel, metadata: Mapping[str, str]) -> Any:
-    """The hardened model that `metadata` describes, of either variant.
+def rebuild(
+    original: LoadedModel,
+    metadata: Mapping[str, str],
+    change: Callable[[float], float] = lambda c: c,
+) -> Any:
+    """The model that `metadata` describes, of any variant, with the ensemble around it.
 
     Args and errors are those of `rebuild_forged`.
     """
+    try:
+        record = read_ensemble(metadata)
+        around = None if record is None else ensemble_of(original, record)
+    except (InputError, *MISFITS) as error:
+        raise _misfit(error) from error
     if COLUMNS in metadata:
-        return _rebuild_weight(original, metadata)
-    return rebuild_forged(original, metadata)
+        inside = _rebuild_weight(original, metadata)
+    else:
+        inside = rebuild_forged(original, metadata, change)
+    return inside if around is None else wrap(original, inside, around)
 
 
 def _rebuild_weight(original: LoadedModel, metadata: Mapping[str, str]) -> Any:
@@ -88,7 +108,7 @@ def rebuild_forged(
     metadata: Mapping[str, str],
     change: Callable[[float], float] = lambda c: c,
 ) -> Any:
-    """The forged model that `metadata` describes, as an `onnx.ModelProto`.
+    """The forged model that `metadata` describes, as an `onnx.ModelProto`; no ensemble.
 
     What it says of itself is made anew as well, but for what nothing tells: version, digests,
     calibration data and the relative thresholds.

@@ -15,10 +15,29 @@ DROPPED = f"{MARK}.dropped"
 SOURCE = f"{MARK}.source"
 SOURCE_FILE = f"{MARK}.file"
 INLINED = f"{MARK}.inlined"
+ENSEMBLE = f"{MARK}.ensemble"
 
 
 def is_hardened(metadata: Mapping[str, str]) -> bool:
+    """Whether layers were forged, or columns zeroed; an ensemble stands around either."""
     return SITES in metadata or COLUMNS in metadata
+
+
+def is_ours(metadata: Mapping[str, str]) -> bool:
+    """Whether LipCompile made the model of another one."""
+    return is_hardened(metadata) or ENSEMBLE in metadata
+
+
+def read_ensemble(metadata: Mapping[str, str]) -> dict[str, Any] | None:
+    """The record of the ensemble around a model, or None.
+
+    Raises:
+        ModelError: The provenance is damaged.
+    """
+    if ENSEMBLE not in metadata:
+        return None
+    (record,) = read_records({ENSEMBLE: f"[{metadata[ENSEMBLE]}]"}, ENSEMBLE) or [{}]
+    return record
 
 
 def read_sites(metadata: Mapping[str, str]) -> list[dict[str, Any]]:

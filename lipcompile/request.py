@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from lipcompile.ensembles.options import EnsembleOptions
 from lipcompile.errors import OptionError
 from lipcompile.forged import ForgedFunction, Target, check_target, make_form
 from lipcompile.layer_cr import LayerCr, read_cr_file
@@ -15,7 +16,8 @@ from lipcompile.text import count, percent, power_of_two
 from lipcompile.thresholds import parse_cr
 from lipcompile.zeroing import WeightOptions
 
-Variant = Literal["forged", "weight"]
+Variant = Literal["forged", "weight", "none"]
+DEFAULT_CR = 2**-7
 CrByLayer = Mapping[str, float | str] | str | os.PathLike[str] | None
 
 
@@ -24,27 +26,31 @@ class Request:
     """A variant, and what belongs to it.
 
     Attributes:
-        c_r: Relative thresholds.
-        form: The forged function; None for variant "weight".
+        c_r: Relative thresholds; variant "none" has no use for them.
+        form: The forged function, for variant "forged" alone.
         target: What encodings are chosen for.
-        weight: What variant "weight" does; None for variant "forged".
+        weight: What variant "weight" does, for it alone.
+        ensemble: What is put around the model, if anything.
     """
 
     c_r: LayerCr
     form: ForgedFunction | None
     target: Target
     weight: WeightOptions | None
+    ensemble: EnsembleOptions | None = None
 
     @property
     def variant(self) -> Variant:
-        return "forged" if self.weight is None else "weight"
+        if self.weight is not None:
+            return "weight"
+        return "none" if self.form is None else "forged"
 
     def to_json(self) -> dict[str, Any]:
         form, weight = self.form, self.weight
         return {
             "variant": self.variant,
             "form": {"name": form.name, **form.parameters()} if form else None,
-            "c_r": self.c_r.default,
+            "c_r": None if self.variant == "none" else self.c_r.default,
             "c_r_by_layer": dict(self.c_r.patterns),
             "target": self.target,
             "zero_rate": weight.zero_rate if weight else None,
@@ -52,6 +58,8 @@ class Request:
         }
 
     def __str__(self) -> str:
+        if self.variant == "none":
+            return "no layer is hardened"
         line = f"{self._what()}, c_r = {power_of_two(self.c_r.default)}"
         if self.c_r.patterns:
             line += f" ({count(self.c_r.patterns, 'pattern')} with one of their own)"
@@ -66,19 +74,58 @@ class Request:
 
 
 def make_request(
-    cr: float | str,
-    cr_by_layer: CrByLayer,
-    variant: str,
-    form: ForgedFunction | str | None,
-    target: str,
-    zero_rate: float | None,
-    compact: bool,
+    cr: float | str | None = None,
+    cr_by_layer: CrByLayer = None,
+    variant: str | None = None,
+    form: ForgedFunction | str | None = None,
+    target: str | None = None,
+    zero_rate: float | None = None,
+    compact: bool = False,
+    ensemble: EnsembleOptions | str | None = None,
 ) -> Request:
     """Checks what was asked for; see `lipcompile.harden` for the arguments.
 
     Raises:
         OptionError: An illegal value, or one that does not belong to the variant.
     """
+    given = {
+        "cr": cr,
+        "cr-file": cr_by_layer,
+        "form": form,
+        "target": None if target == "portable" else target,
+        "zero-rate": zero_rate,
+        "compact": compact or None,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    around = EnsembleOptions(ensemble) if isinstance(ensemble, str) else ensemble
+    if variant is None:
+        variant = "none" if around is not None and not given else "forged"
+    c_r, goal = _ratios(cr, cr_by_layer), check_target(target or "portable")
+    if variant == "none":
+        if around is None:
+            raise OptionError("variant none hardens nothing: add --ensemble, or leave it out")
+        _refuse(given, tuple(given), "variant none hardens no layer, so it has no")
+        return Request(c_r, None, goal, None, around)
+    if variant == "weight":
+        _refuse(given, ("form", "target"), "variant weight inserts no operator, so it has no")
+        rate = 1.0 if zero_rate is None else zero_rate
+        return Request(c_r, None, goal, WeightOptions(rate, compact), around)
+    if variant != "forged":
+        raise OptionError(
+            f"variant '{variant}' is unknown: use {', '.join(get_args(Variant))}"
+        )
+    for name in ("compact", "zero-rate"):
+        if name in given:
+            raise OptionError(
+                f"--{name} needs zeroed columns, which variant forged has none of: add "
+                "--variant weight"
+            )
+    form = "smooth" if form is None else form
+    chosen = make_form(form) if isinstance(form, str) else form
+    return Request(c_r, chosen, goal, None, around)
+
+
+def _ratios(cr: float | str | None, cr_by_layer: CrByLayer) -> LayerCr:
     if isinstance(cr_by_layer, (str, os.PathLike)):
         cr_by_layer = read_cr_file(Path(cr_by_layer))
     if not isinstance(cr_by_layer, (Mapping, type(None))):
@@ -87,23 +134,11 @@ def make_request(
             "to c_r, or a TOML or JSON file of such"
         )
     patterns = {pattern: parse_cr(value) for pattern, value in (cr_by_layer or {}).items()}
-    c_r, goal = LayerCr(parse_cr(cr), patterns), check_target(target)
-    if variant not in get_args(Variant):
-        raise OptionError(f"variant '{variant}' is unknown: use forged or weight")
-    if variant == "weight":
-        if form is not None or goal != "portable":
-            name = "form" if form is not None else "target"
-            raise OptionError(
-                f"variant weight inserts no operator, so it has no {name}: leave --{name} out"
-                + (", and --a and --b with it" if name == "form" else "")
-            )
-        rate = 1.0 if zero_rate is None else zero_rate
-        return Request(c_r, None, goal, WeightOptions(rate, compact))
-    if zero_rate is not None or compact:
-        name = "--compact" if compact else "--zero-rate"
-        raise OptionError(
-            f"{name} needs zeroed columns, which variant forged has none of: add --variant "
-            "weight"
-        )
-    form = "smooth" if form is None else form
-    return Request(c_r, make_form(form) if isinstance(form, str) else form, goal, None)
+    return LayerCr(parse_cr(DEFAULT_CR if cr is None else cr), patterns)
+
+
+def _refuse(given: Mapping[str, object], names: tuple[str, ...], fact: str) -> None:
+    for name in names:
+        if name in given:
+            more = ", and --a and --b with it" if name == "form" else ""
+            raise OptionError(f"{fact} {name}: leave --{name} out{more}")

@@ -8,6 +8,7 @@ from typing import Any
 
 from lipcompile.calibration.table import CalibrationTable
 from lipcompile.checks import Agreement
+from lipcompile.ensembles.plan import Ensemble
 from lipcompile.forging import Forging
 from lipcompile.linear_layers import LinearLayer, Refusal
 from lipcompile.passes.drop_dead_channels import CompactionReport
@@ -123,9 +124,10 @@ class HardenResult:
         output: The file that was written, if any.
         files: Every file that was written, the model first.
         request: What was asked for: variant, form, c_r, target.
-        table: The calibration table.
+        table: The calibration table; None for variant "none".
         rows: One row per linear layer, in graph order.
         compaction: Channels that were removed, or could not be, where that was asked for.
+        ensemble: What stands around the model, if anything.
         agreement: Outputs against the original's, or None without calibration data.
         inlined: Local functions that were inlined.
         dry_run: Nothing was written.
@@ -136,9 +138,10 @@ class HardenResult:
     output: Path | None
     files: tuple[Path, ...]
     request: Request
-    table: CalibrationTable
+    table: CalibrationTable | None
     rows: tuple[LayerRow, ...]
     compaction: CompactionReport | None
+    ensemble: Ensemble | None
     agreement: Agreement | None
     inlined: tuple[str, ...] = ()
     dry_run: bool = False
@@ -154,15 +157,21 @@ class HardenResult:
             "agreement": self.agreement.to_json() if self.agreement else None,
             "inlined": list(self.inlined),
             "dry_run": self.dry_run,
-            "calibration": {
-                key: value
-                for key, value in self.table.to_json().items()
-                if key not in ("sites", "counts")
-            },
+            "ensemble": self.ensemble.to_json() if self.ensemble else None,
+            "calibration": self._calibration(),
         }
 
+    def _calibration(self) -> dict[str, Any] | None:
+        if self.table is None:
+            return None
+        fields = self.table.to_json()
+        return {k: v for k, v in fields.items() if k not in ("sites", "counts")}
+
     def __str__(self) -> str:
-        parts = [f"{self.name}: {self.request}", *self.table.summary(), ""]
+        parts = [f"{self.name}: {self.request}"]
+        if self.table is None:
+            return "\n".join([*parts, *self._summary()])
+        parts += [*self.table.summary(), ""]
         parts += table(
             ("layer", "operator", "input", "absmax", "c", "encoding"),
             [self._cells(row) for row in self.rows],
@@ -185,21 +194,18 @@ class HardenResult:
         return (row.layer, row.op_type, row.tensor, *values, row.encoding)
 
     def _summary(self) -> list[str]:
-        chosen = [row for row in self.rows if row.selected]
-        sites = {row.tensor for row in chosen}
-        left = len(self.rows) - len(chosen)
-        what = "forged" if self.request.variant == "forged" else "looked at"
-        lines = [
-            f"{count(chosen, 'layer')} at {count(sites, 'site')} {what}, {left} left alone"
-        ]
+        lines = [] if self.table is None else [self._layers_line()]
         if self.compaction is not None:
             lines.append(str(self.compaction))
+        if self.ensemble is not None:
+            lines.append(f"ensemble: {self.ensemble}")
         if self.inlined:
             lines.append(f"local functions inlined: {', '.join(self.inlined)}")
         lines.append(self._agreement_line())
         top1 = self.agreement.top1 if self.agreement is not None else None
         if top1 is not None and top1 < _LOW_AGREEMENT:
-            lines.append("warning: the hardened model often disagrees; try a smaller --cr")
+            advice = "measure its accuracy" if self.ensemble else "try a smaller --cr"
+            lines.append(f"warning: the hardened model often disagrees; {advice}")
         if self.agreement is not None and self.agreement.original_has_nan:
             lines.append("warning: the original model gives NaN on calibration data")
         if self.dry_run:
@@ -207,6 +213,13 @@ class HardenResult:
         for path in self.files:
             lines.append(f"wrote '{path}' ({path.stat().st_size:,} bytes)")
         return lines
+
+    def _layers_line(self) -> str:
+        chosen = [row for row in self.rows if row.selected]
+        sites = {row.tensor for row in chosen}
+        left = len(self.rows) - len(chosen)
+        what = "forged" if self.request.variant == "forged" else "looked at"
+        return f"{count(chosen, 'layer')} at {count(sites, 'site')} {what}, {left} left alone"
 
     def _agreement_line(self) -> str:
         if self.agreement is None:

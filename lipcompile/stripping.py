@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lipcompile import model_io
+from lipcompile.ensembles.wrapping import unwrap
 from lipcompile.errors import CheckFailed, ModelError
 from lipcompile.model_io import LoadedModel
 from lipcompile.ops import MARK
@@ -20,7 +21,7 @@ from lipcompile.records import (
     SITES,
     SOURCE,
     SOURCE_FILE,
-    is_hardened,
+    is_ours,
     read_records,
     read_sites,
 )
@@ -30,7 +31,7 @@ from lipcompile.text import count
 def strip(
     model: object, output: str | os.PathLike[str] | None = None, force: bool = False
 ) -> StripResult:
-    """Takes the forged functions out of a hardened model, of every run.
+    """Takes the forged functions out of a hardened model, of every run, and its ensemble off.
 
     The result computes what the model computed before it was hardened (its digest is compared
     with the one in the provenance; it covers large external tensors by samples), and is the
@@ -55,8 +56,9 @@ def strip(
     target = _target(model, output)
     if target is not None:
         model_io.check_output(target, force, model_io.paths_among(model))
-    loaded = model_io.load(model)
-    _check_forged(loaded)
+    whole = model_io.load(model)
+    _check_ours(whole)
+    loaded, around = unwrap(whole)
     records = read_sites(loaded.metadata)
     layers = _layers(loaded, records)
     RemoveForged(records)(loaded.graph_ir)
@@ -76,6 +78,7 @@ def strip(
         output=files[0] if files else None,
         files=files,
         layers=layers,
+        ensemble=str(around) if around is not None else None,
         source=loaded.metadata[SOURCE],
         source_file=loaded.metadata.get(SOURCE_FILE),
         file=digest,
@@ -95,9 +98,9 @@ def _target(model: object, output: str | os.PathLike[str] | None) -> Path | None
     return model_io.beside(path, ".stripped.onnx")
 
 
-def _check_forged(loaded: LoadedModel) -> None:
+def _check_ours(loaded: LoadedModel) -> None:
     metadata = loaded.metadata
-    if not is_hardened(metadata) or SOURCE not in metadata:
+    if not is_ours(metadata) or SOURCE not in metadata:
         raise ModelError(
             f"'{loaded.name}' is not hardened (its metadata has no '{SOURCE}' with what was "
             "done): there is nothing to strip"
@@ -153,6 +156,7 @@ class StripResult:
         output: The file that was written, if any.
         files: Every file that was written, the model first.
         layers: Names of the layers whose forged function was taken out.
+        ensemble: What was taken off around the model, in words, if anything.
         source: Digest of what the original computes; the result's is the same.
         source_file: SHA-256 of the original's file, in hexadecimal, where it was one.
         file: SHA-256 of the result's bytes.
@@ -166,6 +170,7 @@ class StripResult:
     output: Path | None
     files: tuple[Path, ...]
     layers: tuple[str, ...]
+    ensemble: str | None
     source: str
     source_file: str | None
     file: str
@@ -187,6 +192,7 @@ class StripResult:
             "output": str(self.output) if self.output else None,
             "files": [str(path) for path in self.files],
             "layers": list(self.layers),
+            "ensemble": self.ensemble,
             "identical": self.identical,
             "differences": list(self.differences),
             "sampled": self.sampled,
@@ -196,7 +202,10 @@ class StripResult:
         }
 
     def __str__(self) -> str:
-        lines = [f"{self.name}: forged functions of {count(self.layers, 'layer')} taken out"]
+        done = [f"forged functions of {count(self.layers, 'layer')} taken out"]
+        if self.ensemble is not None:
+            done = [f"ensemble taken off ({self.ensemble})", *(done if self.layers else [])]
+        lines = [f"{self.name}: {', '.join(done)}"]
         if self.identical:
             lines.append(
                 f"byte-identical to the model that was hardened (sha256 {self.file[:12]}...)"

@@ -29,11 +29,11 @@ from lipcompile.auditing.preconditions import (
 )
 from lipcompile.auditing.presets import ROLES, Preset, preset, run_preset
 from lipcompile.auditing.results import AuditResult, ModelOutcome
-from lipcompile.auditing.scores import class_count
 from lipcompile.auditing.statistics import PairedDifference
 from lipcompile.auditing.victim import Settings, open_victim
 from lipcompile.calibration.preprocess.transform import Preprocess
 from lipcompile.errors import Interrupted, OptionError
+from lipcompile.scores import class_count
 from lipcompile.text import count
 
 _PROBES = 64  # images on which the torch view has to agree with ONNX Runtime

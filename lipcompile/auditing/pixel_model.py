@@ -24,13 +24,18 @@ class PixelModel(torch.nn.Module):
 
     Attributes:
         view: The graph; its output is the logits.
+        takes_log: The view gives probabilities, which a mean over views left without logits:
+            their logarithm takes the place of these.
         batching: How batches run; `fit` decides.
     """
 
-    def __init__(self, view: TorchView, normalisation: Normalisation) -> None:
+    def __init__(
+        self, view: TorchView, normalisation: Normalisation, takes_log: bool = False
+    ) -> None:
         super().__init__()
         self.view = view.requires_grad_(False)
         self.normalisation = normalisation
+        self.takes_log = takes_log
         self.batching: Batching = "free"
         self._mean = torch.nn.Buffer(torch.tensor(normalisation.mean).reshape(-1, 1, 1))
         self._std = torch.nn.Buffer(torch.tensor(normalisation.std).reshape(-1, 1, 1))
@@ -38,6 +43,8 @@ class PixelModel(torch.nn.Module):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         inputs = self._normalised(_Contiguous.apply(pixels))  # type: ignore[no-untyped-call]
         logits = self._run(inputs).reshape(len(pixels), -1).to(pixels.dtype)
+        if self.takes_log:
+            logits = logits.clamp_min(torch.finfo(torch.float32).tiny).log()
         if pixels.requires_grad and torch.is_grad_enabled() and not logits.requires_grad:
             # A graph that cuts the gradient has the gradient 0: attacks then run, and fail.
             logits = logits + 0.0 * pixels.flatten(1).sum(dim=1, keepdim=True)

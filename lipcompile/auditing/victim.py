@@ -10,10 +10,10 @@ import torch
 from lipcompile import model_io
 from lipcompile.auditing.data.normalisation import Normalisation
 from lipcompile.auditing.pixel_model import PixelModel
-from lipcompile.auditing.scores import logits_behind, score_output
 from lipcompile.errors import CheckFailed, ModelError, NonFiniteError, RunFailure
 from lipcompile.model_io import LoadedModel
 from lipcompile.runtime import RuntimeOptions, Session, open_session
+from lipcompile.scores import are_mean_probabilities, logits_behind, score_output
 from lipcompile.torchview import torch_view
 from lipcompile.torchview.backward import Gradient, surrogates
 
@@ -116,9 +116,11 @@ class Victim:
             really: Gradient = gradient
             if gradient == "exact" and "QuantizeLinear" in self.operators:
                 really = "quantised"
-            logits = logits_behind(self.model.graph_ir, self.output)
+            graph = self.model.graph_ir
+            logits = logits_behind(graph, self.output)
             view = torch_view(self.model, gradient=really, outputs=(logits,))
-            built = PixelModel(view, self.normalisation).to(self.device)
+            takes_log = are_mean_probabilities(graph, self.output)
+            built = PixelModel(view, self.normalisation, takes_log).to(self.device)
             built.weights_channels_last()
             if first := next(iter(self._views.values()), None):
                 built.batching = first.batching
@@ -138,7 +140,8 @@ class Victim:
     @property
     def gives_probabilities(self) -> bool:
         """Whether the deployed scores have passed a Softmax."""
-        return logits_behind(self.model.graph_ir, self.output) != self.output
+        graph, output = self.model.graph_ir, self.output
+        return logits_behind(graph, output) != output or are_mean_probabilities(graph, output)
 
 
 def open_victim(

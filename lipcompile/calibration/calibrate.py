@@ -10,6 +10,7 @@ from lipcompile import model_io
 from lipcompile.calibration.counting import Counting, check_readable_twice, prepare_counting
 from lipcompile.calibration.scan import Progress, Scan, ScanOptions, prepare_scan
 from lipcompile.calibration.table import CalibrationTable, load_table
+from lipcompile.ensembles.wrapping import unwrap
 from lipcompile.errors import Interrupted, OptionError
 from lipcompile.runtime import RuntimeOptions
 from lipcompile.sites import Selector, find_sites, require_sites
@@ -54,7 +55,7 @@ def calibrate(
     target = Path(output) if output is not None else None
     if target is not None:
         model_io.check_output(target, force, model_io.paths_among(model, data, table))
-    loaded = model_io.load(model)
+    loaded, _ = unwrap(model_io.load(model))
     sites = find_sites(loaded.graph_ir, selector)
     require_sites(sites, loaded.name)
     how = scan or ScanOptions(), runtime or RuntimeOptions()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from lipcompile.cli.options import DATA_HELP, scanning_flags, scanning_options
 from lipcompile.cli.show import progress, show
 from lipcompile.compiler import harden
+from lipcompile.ensembles.options import EnsembleOptions, Mean, Way
+from lipcompile.errors import OptionError
 from lipcompile.forged import FORMS, TARGETS, ForgedFunction, make_form
 
 
@@ -24,10 +26,9 @@ from lipcompile.forged import FORMS, TARGETS, ForgedFunction, make_form
 )
 @click.option(
     "--cr",
-    default="2^-7",
-    show_default=True,
     metavar="X",
-    help="Relative threshold: c = X * largest activation. Also 2**-7, 1/128, 0.0078125.",
+    help="Relative threshold: c = X * largest activation. Also 2**-7, 1/128, 0.0078125.  "
+    "[default: 2^-7]",
 )
 @click.option(
     "--cr-file",
@@ -42,10 +43,9 @@ from lipcompile.forged import FORMS, TARGETS, ForgedFunction, make_form
 )
 @click.option(
     "--variant",
-    type=click.Choice(["forged", "weight"]),
-    default="forged",
-    show_default=True,
-    help="Insert forged functions, or zero weight columns.",
+    type=click.Choice(["forged", "weight", "none"]),
+    help="Insert forged functions, zero weight columns, or neither.  [default: forged; none "
+    "for --ensemble without --cr, --cr-file, --form or --target]",
 )
 @click.option(
     "--zero-rate",
@@ -61,9 +61,32 @@ from lipcompile.forged import FORMS, TARGETS, ForgedFunction, make_form
 @click.option(
     "--target",
     type=click.Choice(TARGETS),
-    default="portable",
-    show_default=True,
-    help="Where the model will run: how forms are written, not what they compute.",
+    help="Where the model will run: how forms are written, not what they compute.  [default: "
+    "portable]",
+)
+@click.option(
+    "--ensemble",
+    metavar="VIEWS",
+    help="Average the scores over views of the image: flip, shift:K, scale:S, joined by + "
+    "(both) and * (each of each).",
+)
+@click.option(
+    "--ensemble-mean",
+    type=click.Choice(get_args(Mean)),
+    help="Of what: the scores as they are given, logits before a final Softmax, or "
+    "probabilities.  [default: scores]",
+)
+@click.option(
+    "--ensemble-by",
+    type=click.Choice(get_args(Way)),
+    help="Run the model on all views in one batch, or once for each.  [default: batch where "
+    "the model allows it]",
+)
+@click.option(
+    "--image-input", metavar="NAME", help="The input to view, where its shape does not tell."
+)
+@click.option(
+    "--scores", metavar="NAME", help="The output to average, where its shape does not tell."
 )
 @click.option(
     "-o",
@@ -90,22 +113,26 @@ def command(
     quiet: bool,
     **flags: Any,
 ) -> None:
-    """Harden a model: forged functions, or zeroed weight columns.
+    """Harden a model: forged functions, zeroed weight columns, or an ensemble of views.
 
     Runs MODEL once over calibration data, records the largest activation in front of each
     selected layer, and puts a function there that suppresses activations below a threshold
-    relative to it. The result has the same inputs and outputs.
+    relative to it. With --ensemble, makes a classifier the mean over views of its image.
+    The result has the same inputs and outputs.
 
     \b
-    Example:
+    Examples:
       lipcompile harden model.onnx --calib imagenet_subset/ --cr 2^-7
+      lipcompile harden model.onnx --ensemble flip
     """
+    ensemble = _ensemble(flags)
     selector, scan, runtime = scanning_options(flags)
     with progress("calibrating", not (no_progress or quiet)) as update:
         result = harden(
             model,
             calib,
             form=_form(form, a, b),
+            ensemble=ensemble,
             selector=selector,
             scan=scan,
             runtime=runtime,
@@ -120,3 +147,24 @@ def _form(name: str | None, a: float | None, b: float | None) -> ForgedFunction 
     if name is None and a is None and b is None:
         return None
     return make_form(name or "smooth", a=a, b=b)
+
+
+def _ensemble(flags: dict[str, Any]) -> EnsembleOptions | None:
+    """Takes the flags of an ensemble out of `flags`; the layout serves calibration as well."""
+    views = flags.pop("ensemble")
+    given = {
+        "mean": flags.pop("ensemble_mean"),
+        "by": flags.pop("ensemble_by"),
+        "image_input": flags.pop("image_input"),
+        "scores": flags.pop("scores"),
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if views is None:
+        if given:
+            name = next(iter(given))
+            flag = f"ensemble-{name}" if name in ("mean", "by") else name.replace("_", "-")
+            raise OptionError(
+                f"--{flag} is about an ensemble, and there is none: add --ensemble"
+            )
+        return None
+    return EnsembleOptions(views, layout=flags["layout"], **given)

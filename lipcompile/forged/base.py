@@ -59,10 +59,11 @@ class EncodingContext:
 
 
 class Emitter:
-    """Builds the nodes of one forged function, all named after its first layer."""
+    """Builds nodes that share a prefix: for a forged function, its first layer's name."""
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, root: str = MARK) -> None:
         self.prefix = prefix
+        self.root = root
         self.nodes: list[ir.Node] = []
         self._taken: dict[str, int] = {}
 
@@ -98,7 +99,7 @@ class Emitter:
     def _name(self, op_type: str) -> str:
         self._taken[op_type] = count = self._taken.get(op_type, 0) + 1
         suffix = f"_{count}" if count > 1 else ""
-        return f"{MARK}/{self.prefix.lstrip('/')}/{op_type}{suffix}"
+        return f"{self.root}/{self.prefix.lstrip('/')}/{op_type}{suffix}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,10 @@ edit that, and `render` carries only their edits back.
 from __future__ import annotations
 
 from lipcompile.model_io.expanding import expand_functions
-from lipcompile.model_io.reading import LoadedModel, load
+from lipcompile.model_io.reading import LoadedModel, edit, load
 from lipcompile.model_io.rendering import (
     passes_checker,
+    rename_dimension,
     render,
     serialize,
     with_extra_outputs,
@@ -27,11 +28,13 @@ __all__ = [
     "LoadedModel",
     "beside",
     "check_output",
+    "edit",
     "expand_functions",
     "give_back",
     "load",
     "passes_checker",
     "paths_among",
+    "rename_dimension",
     "render",
     "save",
     "serialize",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -190,6 +191,26 @@ def to_ir(proto: onnx.ModelProto, name: str) -> ir.Model:
             f"'{name}' is not a valid ONNX graph ({_reason(error)}): check it with "
             "onnx.checker"
         ) from error
+
+
+def edit(
+    proto: onnx.ModelProto,
+    name: str,
+    rewrite: Callable[[ir.Model], None],
+    metadata: Mapping[str, str | None],
+) -> onnx.ModelProto:
+    """`proto` as `rewrite` edits it; it is not modified itself.
+
+    Args:
+        proto: The model.
+        name: For messages.
+        rewrite: Edits the graph in place.
+        metadata: As in `render`.
+    """
+    graph_ir = to_ir(proto, name)
+    remember(graph_ir)
+    rewrite(graph_ir)
+    return render(proto, graph_ir, metadata)
 
 
 def _digest(model: ir.Model, external: tuple[ExternalRange, ...], name: str) -> str:

@@ -174,6 +174,16 @@ def _render_shapes(proto: onnx.GraphProto, graph: ir.Graph) -> None:
         proto.value_info.extend(kept)
 
 
+def rename_dimension(proto: onnx.ModelProto, before: str, after: str) -> None:
+    """Gives a symbol of value_info another name, in place; "" and numbers stay."""
+    if not before:
+        return
+    for info in proto.graph.value_info:
+        for dim in info.type.tensor_type.shape.dim:
+            if dim.dim_param == before:
+                dim.dim_param = after
+
+
 def _set_metadata(proto: onnx.ModelProto, metadata: Mapping[str, str | None]) -> None:
     kept = [prop for prop in proto.metadata_props if prop.key not in metadata]
     del proto.metadata_props[:]

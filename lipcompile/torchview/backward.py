@@ -6,6 +6,7 @@ pass exact and differentiates a surrogate instead: the identity, or a smooth gat
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -13,9 +14,11 @@ from typing import Any, Literal, get_args
 import onnx_ir as ir
 import torch
 
+from lipcompile.ensembles.views import parse_views
 from lipcompile.errors import ModelError, OptionError
 from lipcompile.passes.shift_bias import upper_bound
-from lipcompile.records import read_sites
+from lipcompile.passes.wrap_ensemble import branch_prefix
+from lipcompile.records import read_ensemble, read_sites
 
 Gradient = Literal["exact", "quantised", "identity", "smooth"]
 _STEEPNESS = 4.0  # of the smooth surrogate; slope at most 1.72 (`Smooth.slope` at a = 4)
@@ -101,8 +104,11 @@ def surrogates(
         if node.op_type in _KNOWN
     }
     producers = {value.name: node for node in graph for value in node.outputs}
-    for record in read_sites(metadata):
+    for record, prefix in itertools.product(read_sites(metadata), _branches(metadata)):
         anchor, forged = record.get("at", record["tensor"]), record["forged"]
+        if prefix and f"{prefix}{anchor}" not in producers:
+            continue  # no view needs it: it leads to another output
+        anchor, forged = f"{prefix}{anchor}", f"{prefix}{forged}"
         c = float(record["c"])
         shape = _identity if gradient == "identity" else _Gate(c)
         if anchor != forged:
@@ -119,6 +125,15 @@ def surrogates(
                 "lipcompile harden wrote, or harden what the tool makes of the original"
             )
     return found
+
+
+def _branches(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """What stands before the names of tensors, for each copy of the model in an ensemble."""
+    record = read_ensemble(metadata)
+    if record is None or record.get("way") != "branches":
+        return ("",)
+    views = len(parse_views(str(record.get("views"))))
+    return ("", *(f"{branch_prefix(index)}/" for index in range(1, views)))
 
 
 def _identity(x: torch.Tensor) -> torch.Tensor:

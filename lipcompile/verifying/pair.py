@@ -10,6 +10,8 @@ from typing import Any
 import onnx_ir as ir
 
 from lipcompile import model_io
+from lipcompile.ensembles.plan import Ensemble
+from lipcompile.ensembles.wrapping import unwrap
 from lipcompile.errors import ModelError
 from lipcompile.linear_layers import LinearLayer
 from lipcompile.model_io import LoadedModel
@@ -18,7 +20,7 @@ from lipcompile.records import (
     DROPPED,
     SOURCE,
     SOURCE_FILE,
-    is_hardened,
+    is_ours,
     read_records,
     read_sites,
 )
@@ -35,12 +37,18 @@ class Pair:
     Attributes:
         original: The model before hardening.
         hardened: The file in question.
+        inner: The model in it, without the ensemble that may stand around it.
+        ensemble: That ensemble.
+        fault: Why an ensemble could not be taken off; `inner` is the whole file then.
         sites: The provenance's records of forged sites.
         columns: Its records of layers with zeroed columns.
     """
 
     original: LoadedModel
     hardened: LoadedModel
+    inner: LoadedModel
+    ensemble: Ensemble | None
+    fault: str | None
     sites: tuple[Record, ...]
     columns: tuple[Record, ...]
 
@@ -70,7 +78,8 @@ class Pair:
 
     @cached_property
     def hardened_nodes(self) -> dict[str, ir.Node]:
-        return nodes_by_output(self.hardened.graph_ir.graph)
+        """Those of the model inside."""
+        return nodes_by_output(self.inner.graph_ir.graph)
 
 
 def nodes_by_output(graph: ir.Graph) -> dict[str, ir.Node]:
@@ -85,8 +94,8 @@ def open_pair(original: object, hardened: object) -> tuple[Pair, VerifyCheck]:
     """
     before, after = model_io.load(original), model_io.load(hardened)
     metadata = after.metadata
-    if not is_hardened(metadata) or SOURCE not in metadata:
-        swapped = is_hardened(before.metadata)
+    if not is_ours(metadata) or SOURCE not in metadata:
+        swapped = is_ours(before.metadata)
         advice = (
             "give the original first, then the hardened model"
             if swapped
@@ -102,7 +111,12 @@ def open_pair(original: object, hardened: object) -> tuple[Pair, VerifyCheck]:
             f"{metadata[SOURCE]}, and '{before.name}' is {before.digest}: name the original"
         )
     sites, columns = read_sites(metadata), read_records(metadata, COLUMNS)
-    pair = Pair(before, after, tuple(sites), tuple(columns))
+    inner, ensemble, fault = after, None, None
+    try:
+        inner, ensemble = unwrap(after)
+    except ModelError as error:
+        fault = str(error)
+    pair = Pair(before, after, inner, ensemble, fault, tuple(sites), tuple(columns))
     return pair, VerifyCheck("belongs together", True, _same(pair))
 
 

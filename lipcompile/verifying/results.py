@@ -46,7 +46,7 @@ class VerifyResult:
         original: Name of the model before hardening.
         hardened: Name of the hardened model.
         source: Digest of what the original computes.
-        variant: "forged" or "weight".
+        variant: "forged", "weight", or "none" for an ensemble alone.
         data: The samples in words; None where nothing was run.
         checks: In the order in which they were made.
         agreement: Outputs against the original's, where both were run.

@@ -78,8 +78,8 @@ def _measure(
     options: RuntimeOptions,
 ) -> dict[str, _Measured]:
     nodes = [node for definition in group for node in definition.nodes]
-    tapped = model_io.with_extra_outputs(pair.hardened.proto, nodes)
-    session = runtime.open_session(tapped, options, pair.hardened.base_dir)
+    tapped = model_io.with_extra_outputs(pair.inner.proto, nodes)
+    session = runtime.open_session(tapped, options, pair.inner.base_dir)
     names = [name for item in group for name in (item.argument, item.result)]
     measured = {item.tensor: _Measured() for item in group}
     for number, probe in enumerate(probes):

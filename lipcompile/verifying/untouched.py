@@ -36,7 +36,7 @@ def check_untouched(pair: Pair) -> VerifyCheck:
     claims = _claims(pair)
     compared = Comparison(
         Side(pair.original),
-        Side(pair.hardened),
+        Side(pair.inner),
         was=partial(_as_it_was, claims),
         may_differ=frozenset(claims.weights),
         may_be_extra=_is_ours,
@@ -93,7 +93,7 @@ def _claims(pair: Pair) -> _Claims:
                 claims.weights.add(change["was"])
             else:
                 claims.inputs.add((change["node"], int(change["input"])))
-    for node in pair.hardened.graph_ir.graph:
+    for node in pair.inner.graph_ir.graph:
         source = node.inputs[0].name if node.inputs and node.inputs[0] is not None else None
         output = node.outputs[0].name if node.outputs else None
         if node.op_type in _PASSES_ON and source in claims.reads and _is_ours(output):

@@ -15,9 +15,9 @@ from lipcompile.errors import DataError, InputError, ModelError, OptionError, Ru
 from lipcompile.fusions import LostFusions
 from lipcompile.measure import LatencyRatio
 from lipcompile.rebuild import MISFITS
-from lipcompile.records import COLUMNS, SOURCE
+from lipcompile.records import COLUMNS, ENSEMBLE, SOURCE, is_hardened
 from lipcompile.runtime import RuntimeOptions
-from lipcompile.verifying import columns, rebuilding, tensors, thresholds, untouched
+from lipcompile.verifying import columns, ensemble, rebuilding, tensors, thresholds, untouched
 from lipcompile.verifying.outputs import FINITE, Gates, check_outputs
 from lipcompile.verifying.pair import Pair, open_pair
 from lipcompile.verifying.results import VerifyCheck, VerifyResult
@@ -85,7 +85,7 @@ def verify(
         original=pair.original.name,
         hardened=pair.hardened.name,
         source=pair.hardened.metadata[SOURCE],
-        variant="weight" if COLUMNS in pair.hardened.metadata else "forged",
+        variant=_variant(pair),
         data=run.samples.label if run.samples else None,
         checks=(first, *_file_checks(pair), *run.checks),
         agreement=run.agreement,
@@ -95,11 +95,19 @@ def verify(
     )
 
 
+def _variant(pair: Pair) -> str:
+    metadata = pair.hardened.metadata
+    if not is_hardened(metadata):
+        return "none"
+    return "weight" if COLUMNS in metadata else "forged"
+
+
 def _file_checks(pair: Pair) -> Iterator[VerifyCheck]:
     yield check_signature(pair)
     yield _guarded(rebuilding.NAME, partial(rebuilding.check_rebuilt, pair))
     yield _guarded(untouched.NAME, partial(untouched.check_untouched, pair))
-    yield _guarded(thresholds.NAME, partial(thresholds.check_thresholds, pair))
+    if is_hardened(pair.hardened.metadata):
+        yield _guarded(thresholds.NAME, partial(thresholds.check_thresholds, pair))
     if pair.columns:
         yield _guarded(columns.NAME, partial(columns.check_columns, pair))
 
@@ -150,7 +158,12 @@ class _Run:
 
     def _skip(self, reason: str) -> None:
         names = [tensors.NAME] if self.pair.sites else []
+        names += [ensemble.NAME] if self.has_ensemble else []
         self.checks = tuple(VerifyCheck(name, None, reason) for name in (*names, FINITE))
+
+    @property
+    def has_ensemble(self) -> bool:
+        return ENSEMBLE in self.pair.hardened.metadata
 
     def _compare(self, sessions: Sessions, samples: Samples) -> None:
         probes, label = samples.probes, samples.label
@@ -163,6 +176,11 @@ class _Run:
                 tensors.check_tensors, self.pair, probes, label, self.options
             )
             self.checks = (_guarded(tensors.NAME, tensor_check),)
+        if self.has_ensemble:
+            mean_check = partial(
+                ensemble.check_ensemble, self.pair, sessions.hardened, samples, self.options
+            )
+            self.checks += (_guarded(ensemble.NAME, mean_check),)
         found, self.agreement = check_outputs(sessions.hardened, probes, label)
         self.checks += found
         timed, self.latency = check_latency(sessions, probes[0].feeds, self.pairs)

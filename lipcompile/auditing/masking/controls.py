@@ -7,8 +7,9 @@ do nothing. With random thresholds it must not do better than with the calibrate
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -19,8 +20,9 @@ from lipcompile.auditing.masking.check import LEVEL, Check
 from lipcompile.auditing.statistics import mcnemar
 from lipcompile.auditing.victim import Settings, Victim, open_victim
 from lipcompile.errors import InputError, LipCompileError
+from lipcompile.model_io import LoadedModel
 from lipcompile.rebuild import rebuild, rebuild_forged
-from lipcompile.records import COLUMNS, is_hardened
+from lipcompile.records import COLUMNS, SITES, is_ours
 
 # Factors on the thresholds; the second is for float16, which holds nothing below 6e-8.
 _NEAR_ZERO = (2.0**-30, 2.0**-12)
@@ -41,7 +43,7 @@ def control_checks(campaign: Campaign, attack: Attack) -> list[Check]:
 
 def _provenance(campaign: Campaign) -> Check:
     name = "the file is what its provenance says"
-    built = _rebuild(campaign, None)
+    built = _rebuild(campaign, rebuild)
     if isinstance(built, str):
         return Check(name, "ours", None, built)
     return _alike(name, campaign, built, "hardened")
@@ -51,7 +53,9 @@ def _limit(campaign: Campaign) -> Check:
     name = "thresholds near zero reproduce the original"
     reason = ""
     for factor in _NEAR_ZERO:
-        built = _rebuild(campaign, partial(operator.mul, factor))
+        change = partial(operator.mul, factor)
+        # Without the ensemble, which changes scores by itself.
+        built = _rebuild(campaign, partial(rebuild_forged, change=change), changed=True)
         if not isinstance(built, str):
             return _alike(name, campaign, built, "original")
         reason = built
@@ -82,7 +86,11 @@ def _around(campaign: Campaign) -> np.ndarray:
 def _placebo(campaign: Campaign, attack: Attack) -> Check:
     name = "a placebo with random thresholds is no better"
     generator = np.random.default_rng(campaign.seed)
-    built = _rebuild(campaign, lambda c: c * 2.0 ** generator.uniform(-_SPREAD, _SPREAD))
+
+    def change(c: float) -> float:
+        return c * float(2.0 ** generator.uniform(-_SPREAD, _SPREAD))
+
+    built = _rebuild(campaign, partial(rebuild, change=change), changed=True)
     strike = campaign.find("hardened", "bpda-identity", attack.name)
     if isinstance(built, str) or strike is None:
         return Check(name, "ours", None, built if isinstance(built, str) else "not run")
@@ -102,22 +110,24 @@ def _placebo(campaign: Campaign, attack: Attack) -> Check:
     return Check(name, "ours", better >= LEVEL, evidence)
 
 
-def _rebuild(campaign: Campaign, change: Callable[[float], float] | None) -> Victim | str:
-    """The original hardened once more, with changed thresholds if any, or why not."""
+def _rebuild(
+    campaign: Campaign,
+    build: Callable[[LoadedModel, Mapping[str, str]], Any],
+    changed: bool = False,
+) -> Victim | str:
+    """The original hardened once more, with changed thresholds or not; or why not."""
     original, hardened = campaign.victims["original"], campaign.victims["hardened"]
     metadata = hardened.model.metadata
-    if not is_hardened(metadata):
+    if not is_ours(metadata):
         return "the file has no LipCompile provenance to build it from"
-    if COLUMNS in metadata and change is not None:
-        return "variant weight has no thresholds to change"
+    if SITES not in metadata and changed:
+        what = "variant weight" if COLUMNS in metadata else "an ensemble alone"
+        return f"{what} has no thresholds to change"
     source = model_io.load(
         original.model.path or original.model.proto, original.model.base_dir
     )
     try:
-        if change is None:
-            proto = rebuild(source, metadata)
-        else:
-            proto = rebuild_forged(source, metadata, change)
+        proto = build(source, metadata)
     except InputError as error:
         return f"it cannot be built: {error}"
     try:

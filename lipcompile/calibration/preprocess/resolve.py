@@ -84,7 +84,7 @@ def _image_axes(spec: TensorSpec, layout: str | None) -> tuple[str, int | str, S
             f" {', '.join(DTYPES)}: {advice}"
         )
     first, middle, last = spec.shape[-3:]
-    layout = layout or _layout(spec, first, last)
+    layout = layout or layout_of(spec)
     channels, sides = (last, (first, middle)) if layout == "NHWC" else (first, (middle, last))
     if isinstance(channels, int) and channels not in (1, 3):
         raise DataError(
@@ -94,7 +94,14 @@ def _image_axes(spec: TensorSpec, layout: str | None) -> tuple[str, int | str, S
     return layout, channels, sides
 
 
-def _layout(spec: TensorSpec, first: int | str, last: int | str) -> str:
+def layout_of(spec: TensorSpec) -> str:
+    """ "NCHW" or "NHWC", as the lengths of the axes of an image input tell.
+
+    Raises:
+        DataError: They do not.
+    """
+    assert spec.shape is not None
+    first, last = spec.shape[-3], spec.shape[-1]
     if (first in (1, 3, 4)) != (last in (1, 3, 4)):
         return "NCHW" if first in (1, 3, 4) else "NHWC"
     # PyTorch exports with every axis dynamic are NCHW; no other exporter frees the channels.

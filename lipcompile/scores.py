@@ -10,6 +10,8 @@ from lipcompile.signature import TensorSpec
 
 # Change neither the order nor the distance of scores.
 _PASSING = frozenset({"Identity", "Cast", "Reshape", "Flatten", "Squeeze"})
+# Of which an ensemble makes its mean.
+_AVERAGING = frozenset({"Mean", "Sum", "Mul", "Split"})
 
 
 def score_output(model: LoadedModel, name: str | None = None) -> TensorSpec:
@@ -32,7 +34,7 @@ def score_output(model: LoadedModel, name: str | None = None) -> TensorSpec:
     if not candidates:
         raise ModelError(
             f"'{model.name}' has no output with class scores (float [N, classes]); it gives "
-            f"{listed}: audit takes classifiers"
+            f"{listed}: only classifiers can be used here"
         )
     if len(candidates) > 1:
         raise ModelError(
@@ -65,10 +67,31 @@ def logits_behind(model: ir.Model, output: str) -> str:
 
     Softmax keeps the order of the scores, but its gradients vanish where it saturates.
     """
+    node = final_softmax(model, output)
+    if node is None or node.op_type != "Softmax" or node.inputs[0] is None:
+        return output
+    return node.inputs[0].name or output
+
+
+def final_softmax(model: ir.Model, output: str) -> ir.Node | None:
+    """The Softmax or LogSoftmax that gives `output`, if one does."""
+    return _behind(model, output, _PASSING)
+
+
+def are_mean_probabilities(model: ir.Model, output: str) -> bool:
+    """Whether `output` is the mean of the results of a Softmax over several views."""
+    node = _behind(model, output, _PASSING | _AVERAGING)
+    return (
+        node is not None
+        and node.op_type == "Softmax"
+        and (final_softmax(model, output) is None)
+    )
+
+
+def _behind(model: ir.Model, output: str, passing: frozenset[str]) -> ir.Node | None:
     producers = {value.name: node for node in model.graph for value in node.outputs}
     node = producers.get(output)
-    while node is not None and node.op_type in _PASSING and node.inputs[0] is not None:
+    while node is not None and node.op_type in passing and node.inputs[0] is not None:
         node = node.inputs[0].producer()
-    if node is not None and node.op_type == "Softmax" and node.inputs[0] is not None:
-        return node.inputs[0].name or output
-    return output
+    ends = node is not None and node.op_type in ("Softmax", "LogSoftmax")
+    return node if ends else None

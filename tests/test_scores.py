@@ -9,7 +9,7 @@ import torch
 
 from lipcompile import model_io
 from lipcompile.auditing.data.normalisation import Normalisation
-from lipcompile.auditing.scores import class_count, logits_behind, score_output
+from lipcompile.scores import class_count, logits_behind, score_output
 from lipcompile.auditing.victim import Settings, Victim, open_victim
 from lipcompile.errors import ModelError
 from lipcompile.model_io import LoadedModel
@@ -61,7 +61,7 @@ def test_output_with_the_scores_is_found(case: str) -> None:
 @pytest.mark.parametrize("case", REFUSED)
 def test_model_without_scores_is_refused(case: str) -> None:
     with pytest.raises(
-        ModelError, match=r"no output with class scores .*it gives '.*': audit takes classif"
+        ModelError, match=r"no output with class scores .*it gives '.*': only classif"
     ):
         score_output(loaded(REFUSED[case]))
 
