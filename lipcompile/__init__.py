@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lipcompile.calibration.table import CalibrationTable as CalibrationTable
     from lipcompile.calibration.table import load_table as load_table
     from lipcompile.compiler import harden as harden
+    from lipcompile.ensembles.options import EnsembleOptions as EnsembleOptions
     from lipcompile.errors import LipCompileError as LipCompileError
     from lipcompile.forged import ForgedFunction as ForgedFunction
     from lipcompile.forged import make_form as make_form
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AuditResult": "lipcompile.auditing.results",
     "CalibrationTable": "lipcompile.calibration.table",
+    "EnsembleOptions": "lipcompile.ensembles.options",
     "ForgedFunction": "lipcompile.forged",
     "HardenResult": "lipcompile.results",
     "Inspection": "lipcompile.inspection",

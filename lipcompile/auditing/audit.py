@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from lipcompile import model_io
 from lipcompile.auditing.budget import Budget, parse_eps
 from lipcompile.auditing.campaign import Campaign, Notify, versions
@@ -33,9 +35,11 @@ from lipcompile.auditing.statistics import PairedDifference
 from lipcompile.auditing.victim import Settings, open_victim
 from lipcompile.calibration.preprocess.transform import Preprocess
 from lipcompile.errors import Interrupted, OptionError
+from lipcompile.measure import LatencyRatio, latency_ratio
 from lipcompile.scores import class_count
 from lipcompile.text import count
 
+_PAIRS = 40  # of runs, for the latency ratio
 _PROBES = 64  # images on which the torch view has to agree with ONNX Runtime
 
 
@@ -195,7 +199,17 @@ def _run(campaign: Campaign, chosen: Preset, run: dict[str, Any], begin: float) 
         notes=tuple(campaign.notes),
         versions=versions(),
         seconds=time.perf_counter() - begin,
+        latency=_latency(campaign),
     )
+
+
+def _latency(campaign: Campaign) -> LatencyRatio:
+    """On one image, or on as many as the models take at once."""
+    original, hardened = (campaign.victims[role] for role in ROLES)
+    spec = original.model.inputs[0]
+    feed = original.normalisation(campaign.images.pixels[:1])
+    feeds = {spec.name: np.repeat(feed, spec.fixed_batch or 1, axis=0)}
+    return latency_ratio(original.session, hardened.session, feeds, _PAIRS)
 
 
 def _interrupted(campaign: Campaign) -> Interrupted:

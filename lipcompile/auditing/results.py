@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from lipcompile.auditing.masking import Check
 from lipcompile.auditing.masking.behaviour import CurvePoint
 from lipcompile.auditing.statistics import PairedDifference, exact_interval
 from lipcompile.auditing.strike import Strike
+from lipcompile.measure import LatencyRatio
 from lipcompile.text import percent, table
 
 Verdict = Literal["improved", "no measurable change", "worse", "masked"]
@@ -86,6 +87,7 @@ class AuditResult:
         notes: What a reader has to know.
         versions: Packages that took part.
         seconds: Wall time.
+        latency: Of the hardened model over the original's: what the difference costs.
         failed_gates: Gates that do not hold, in words.
     """
 
@@ -106,6 +108,7 @@ class AuditResult:
     notes: tuple[str, ...]
     versions: dict[str, str]
     seconds: float
+    latency: LatencyRatio | None = None
     failed_gates: tuple[str, ...] = ()
 
     @property
@@ -146,6 +149,7 @@ class AuditResult:
             "hardened": self.hardened.to_json(),
             "clean_difference": self.clean.to_json(),
             "worst_case_difference": self.worst.to_json(),
+            "latency": asdict(self.latency) if self.latency else None,
             "failed_gates": list(self.failed_gates),
             "masking_checks": [check.to_json() for check in self.checks],
             "paths": [strike.to_json() for strike in self.strikes],
@@ -196,6 +200,8 @@ class AuditResult:
     def _conclusion(self) -> Iterator[str]:
         yield f"clean accuracy, hardened - original: {self.clean}"
         yield f"worst case, hardened - original: {self.worst}"
+        if self.latency is not None:
+            yield f"latency, hardened / original: {self.latency}"
         failed = sum(check.failed for check in self.checks)
         if failed:
             known = direction(self.worst)

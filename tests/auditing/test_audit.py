@@ -57,7 +57,7 @@ def quick(model: object = None, before: object = MODEL, **options: Any) -> Audit
 
 def without_times(result: AuditResult) -> dict[str, Any]:
     found = result.to_json()
-    del found["seconds"], found["notes"]
+    del found["seconds"], found["notes"], found["latency"]
     for path in found["paths"]:
         del path["seconds"]
     return found
