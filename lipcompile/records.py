@@ -15,7 +15,7 @@ DROPPED = f"{MARK}.dropped"
 SOURCE = f"{MARK}.source"
 SOURCE_FILE = f"{MARK}.file"
 INLINED = f"{MARK}.inlined"
-ENSEMBLE = f"{MARK}.ensemble"
+ENSEMBLE = f"{MARK}.ensemble"  # also what the names of its tensors begin with
 
 
 def is_hardened(metadata: Mapping[str, str]) -> bool:
@@ -36,7 +36,9 @@ def read_ensemble(metadata: Mapping[str, str]) -> dict[str, Any] | None:
     """
     if ENSEMBLE not in metadata:
         return None
-    (record,) = read_records({ENSEMBLE: f"[{metadata[ENSEMBLE]}]"}, ENSEMBLE) or [{}]
+    record = _read(metadata, ENSEMBLE)
+    if not isinstance(record, dict):
+        raise _damaged(ENSEMBLE, "not an object")
     return record
 
 
@@ -51,12 +53,20 @@ def read_records(metadata: Mapping[str, str], key: str) -> list[dict[str, Any]]:
     Raises:
         ModelError: The provenance is damaged.
     """
-    try:
-        records = json.loads(metadata.get(key, "[]"))
-        if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
-            raise ValueError("not a list of objects")
-    except (ValueError, RecursionError) as error:
-        raise ModelError(
-            f"metadata '{key}' is damaged ({error}): harden the original model again"
-        ) from error
+    records = _read(metadata, key) if key in metadata else []
+    if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
+        raise _damaged(key, "not a list of objects")
     return records
+
+
+def _read(metadata: Mapping[str, str], key: str) -> Any:
+    try:
+        return json.loads(metadata[key])
+    except (ValueError, RecursionError) as error:
+        raise _damaged(key, error) from error
+
+
+def _damaged(key: str, reason: object) -> ModelError:
+    return ModelError(
+        f"metadata '{key}' is damaged ({reason}): harden the original model again"
+    )

@@ -16,6 +16,7 @@ from lipcompile.ensembles.options import EnsembleOptions, Mean, Way
 from lipcompile.ensembles.views import View, parse_views
 from lipcompile.errors import ModelError, OptionError
 from lipcompile.model_io import LoadedModel
+from lipcompile.records import ENSEMBLE
 from lipcompile.scores import final_softmax
 from lipcompile.signature import TensorSpec
 
@@ -92,6 +93,11 @@ def plan_ensembles(model: LoadedModel, options: EnsembleOptions) -> tuple[Ensemb
         OptionError: The images are too small for a view.
         DataError: The layout cannot be decided.
     """
+    if any((value.name or "").startswith(f"{ENSEMBLE}/") for value in _computed(model)):
+        raise ModelError(
+            f"'{model.name}' has an ensemble already, and its metadata does not say so (a "
+            "tool dropped it): take the original"
+        )
     image = find_image_input(model, options.image_input, options.layout)
     scores = find_scores(model, options.scores)
     name = "".join(options.views.lower().split())
@@ -114,6 +120,11 @@ def plan_ensembles(model: LoadedModel, options: EnsembleOptions) -> tuple[Ensemb
         )
         for way in _ways(model, image, options.by)
     )
+
+
+def _computed(model: LoadedModel) -> Iterator[ir.Value]:
+    for node in model.graph_ir.graph:
+        yield from node.outputs
 
 
 def _logits(ending: ir.Node | None, scores: str) -> str:

@@ -20,11 +20,11 @@ import onnx_ir as ir
 from lipcompile.ensembles.plan import Ensemble
 from lipcompile.errors import ModelError
 from lipcompile.forged import Emitter
-from lipcompile.ops import MARK
 from lipcompile.passes.emit_views import ViewEmitter
+from lipcompile.records import ENSEMBLE
 
-# Not the prefix of forged functions: a layer may be named "ensemble".
-PREFIX = f"{MARK}.ensemble"
+# Not the prefix of forged functions, "lipcompile/": a layer may be named "ensemble".
+PREFIX = ENSEMBLE
 SCORES = f"{PREFIX}/scores"  # those of the image itself, or of all views in one batch
 JOINED = f"{PREFIX}/joined"  # all views in one batch
 
@@ -53,6 +53,8 @@ class WrapEnsemble:
         copied = _between(graph, image, producer) if plan.way == "branches" else ()
         emit = Emitter("views", PREFIX)
         views = ViewEmitter(emit, image, plan.image, opset)(plan.views)
+        for index, view in enumerate(views[1:], start=1):
+            view.name = view_name(index)
         mean = _MeanEmitter(Emitter("mean", PREFIX), plan, opset)
         if plan.way == "batch":
             joined = emit("Concat", *views, attributes={"axis": 0})
@@ -121,6 +123,11 @@ def _inside(node: ir.Node) -> Iterator[ir.Node]:
         elif attribute.type == ir.AttributeType.GRAPHS:
             for graph in attribute.as_graphs():
                 yield from graph.all_nodes()
+
+
+def view_name(index: int) -> str:
+    """The tensor that holds a view; the first view is the graph's input."""
+    return f"{PREFIX}/view/{index}"
 
 
 def branch_prefix(index: int) -> str:

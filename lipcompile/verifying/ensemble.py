@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lipcompile.ensembles.reference import Reference
 from lipcompile.errors import ModelError, RunFailure
-from lipcompile.runtime import RuntimeOptions, Session
+from lipcompile.runtime import RuntimeOptions
 from lipcompile.verifying.pair import Pair
 from lipcompile.verifying.results import VerifyCheck
 from lipcompile.verifying.samples import Samples
@@ -13,20 +13,21 @@ NAME = "ensemble"
 _SAMPLES = 8
 
 
-def check_ensemble(
-    pair: Pair, session: Session, samples: Samples, options: RuntimeOptions
-) -> VerifyCheck:
+def check_ensemble(pair: Pair, samples: Samples, options: RuntimeOptions) -> VerifyCheck:
     """The scores are the mean over the views of what the model inside gives."""
     if pair.ensemble is None:
         return VerifyCheck(NAME, False, pair.fault or "it cannot be taken off")
     feeds = [probe.feeds for probe in samples.probes[:_SAMPLES]]
     try:
-        reference = Reference.open(pair.inner.proto, pair.ensemble, options, pair.inner)
-        apart = max(reference.difference(session, feed) for feed in feeds)
+        protos = (pair.inner.proto, pair.hardened.proto)
+        reference = Reference.open(pair.inner, *protos, pair.ensemble, options)
+        found = [apart for feed in feeds for apart in reference.compare(feed)]
     except (ModelError, RunFailure) as error:
-        return VerifyCheck(NAME, False, f"the model inside does not run on a view: {error}")
-    text = (
-        f"{pair.ensemble}: off by {apart:.1e} of the largest score on {len(feeds)} of "
-        f"{samples.label}"
-    )
-    return VerifyCheck(NAME, apart <= reference.tolerance, text)
+        return VerifyCheck(NAME, False, f"it does not run: {error}")
+    broken = [apart for apart in found if not apart.holds]
+    worst = {apart.what: apart for apart in sorted(found, key=lambda a: a.difference)}
+    views = max(apart.difference for what, apart in worst.items() if what != "scores")
+    text = f"views off by {views:.1e} of the largest pixel, {worst['scores']} score"
+    text = str(broken[0]) if broken else text
+    text = f"{pair.ensemble}: {text}, on {len(feeds)} of {samples.label}"
+    return VerifyCheck(NAME, not broken, text)

@@ -177,9 +177,7 @@ class _Run:
             )
             self.checks = (_guarded(tensors.NAME, tensor_check),)
         if self.has_ensemble:
-            mean_check = partial(
-                ensemble.check_ensemble, self.pair, sessions.hardened, samples, self.options
-            )
+            mean_check = partial(ensemble.check_ensemble, self.pair, samples, self.options)
             self.checks += (_guarded(ensemble.NAME, mean_check),)
         found, self.agreement = check_outputs(sessions.hardened, probes, label)
         self.checks += found
