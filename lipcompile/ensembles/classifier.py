@@ -9,18 +9,16 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from lipcompile.errors import ModelError
+from lipcompile.linear_layers import find_constants
 from lipcompile.model_io import LoadedModel
+from lipcompile.ops import NONLINEAR
+from lipcompile.roles import data_inputs, is_passive
 from lipcompile.scores import score_output
 from lipcompile.signature import TensorSpec
 from lipcompile.weights import stored_weight
 
+_NORMALISE = ("Softmax", "LogSoftmax")
 _ADVICE = "if its scores are one row of classes per image all the same, say so with --scores"
-# From scores back to the layer that gives them, along first inputs.
-_PASSING = {
-    *("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"),
-    *("Softmax", "LogSoftmax", "Sigmoid", "Clip", "Relu", "LeakyRelu"),
-    *("Add", "Sub", "Mul", "Div", "BatchNormalization", "QuantizeLinear", "DequantizeLinear"),
-}
 
 
 def find_scores(model: LoadedModel, name: str | None) -> TensorSpec:
@@ -56,22 +54,30 @@ def find_scores(model: LoadedModel, name: str | None) -> TensorSpec:
             f"'{model.name}' gives '{spec}', one value per image, and no class scores: an "
             f"ensemble takes classifiers; {_ADVICE}"
         )
-    channels = _channels_of_map(model.graph_ir.graph, spec.name)
-    if isinstance(classes, int) and channels not in (None, classes):
+    if _is_map(model.graph_ir.graph, spec):
         raise ModelError(
-            f"'{model.name}' gives '{spec}', which is a map of {channels} channels laid flat "
-            f"(boxes or a mask), and no class scores: an ensemble takes classifiers; {_ADVICE}"
+            f"'{model.name}' gives '{spec}', which is the map of a convolution (boxes or a "
+            f"mask), and no class scores: an ensemble takes classifiers; {_ADVICE}"
         )
     return spec
 
 
-def _channels_of_map(graph: ir.Graph, output: str) -> int | None:
-    """Channels of the convolution whose map is this output, if one is: pooled maps are not."""
-    value = next(value for value in graph.outputs if value.name == output)
+def _is_map(graph: ir.Graph, spec: TensorSpec) -> bool:
+    """Whether a convolution gives the output with no pool or dense layer behind it, and not
+    one pixel of it alone."""
+    constants = find_constants(graph)
+    value = next(value for value in graph.outputs if value.name == spec.name)
     node = value.producer()
-    while node is not None and node.op_type in _PASSING and node.inputs[0] is not None:
-        node = node.inputs[0].producer()
-    if node is None or node.op_type != "Conv":
-        return None
+    while node is not None and (
+        is_passive(node, constants) or node.op_type in NONLINEAR or node.op_type in _NORMALISE
+    ):
+        followed = data_inputs(node, constants)
+        node = followed[0].producer() if followed else None
+    if node is None or node.op_type not in ("Conv", "ConvTranspose"):
+        return False
+    shape = spec.shape or ()
+    if len(shape) > 2:
+        return any(length != 1 for length in shape[2:])
     weight = stored_weight(node, 1)
-    return None if isinstance(weight, str) else weight.shape[0]
+    channels = None if isinstance(weight, str) else weight.shape[0]
+    return node.op_type != "Conv" or len(shape) < 2 or shape[1] != channels

@@ -36,8 +36,7 @@ class EnsembleOptions:
     scores: str | None = None
 
     def __post_init__(self) -> None:
-        if len(parse_views(self.views)) == 1:
-            raise OptionError(f"ensemble '{self.views}' has no view but the image itself")
+        parse_views(self.views)
         _check("mean", self.mean, get_args(Mean))
         _check("way", self.by, (None, *get_args(Way)))
         _check("layout", self.layout, (None, "NCHW", "NHWC"))

@@ -33,6 +33,7 @@ class Ensemble:
         mean: As in `EnsembleOptions`.
         at: Name of the tensor that the mean is taken of: the output itself, or the logits in
             front of its Softmax.
+        dtype: NumPy name of its element type.
         ends_in: "Softmax" or "LogSoftmax", where the mean is taken in front of it.
         takes_logarithm: The mean is one of probabilities, and the model gives none: its
             scores pass a Softmax each, and the logarithm of the mean is given.
@@ -45,6 +46,7 @@ class Ensemble:
     scores: TensorSpec
     mean: Mean
     at: str
+    dtype: str
     ends_in: str | None
     takes_logarithm: bool
     way: Way
@@ -57,7 +59,7 @@ class Ensemble:
     @property
     def least_probability(self) -> float:
         """Below it no logarithm is taken: the least normal number of the type."""
-        narrow = self.scores.dtype == "float16"
+        narrow = self.dtype == "float16"
         return float(np.finfo(np.float16 if narrow else np.float32).tiny)
 
     def to_json(self) -> dict[str, Any]:
@@ -106,6 +108,9 @@ def plan_ensembles(model: LoadedModel, options: EnsembleOptions) -> tuple[Ensemb
     ending = final_softmax(model.graph_ir, scores.name)
     kind = None if ending is None else ending.op_type
     inside = options.mean == "logits" and ending is not None
+    at, dtype = scores.name, str(scores.dtype)
+    if ending is not None and inside:
+        at, dtype = _logits(model, ending, scores)
     return tuple(
         Ensemble(
             name=name,
@@ -113,7 +118,8 @@ def plan_ensembles(model: LoadedModel, options: EnsembleOptions) -> tuple[Ensemb
             image=image,
             scores=scores,
             mean=options.mean,
-            at=_logits(ending, scores.name) if inside else scores.name,
+            at=at,
+            dtype=dtype,
             ends_in=kind if inside else None,
             takes_logarithm=options.mean == "probabilities" and kind != "Softmax",
             way=way,
@@ -127,9 +133,21 @@ def _computed(model: LoadedModel) -> Iterator[ir.Value]:
         yield from node.outputs
 
 
-def _logits(ending: ir.Node | None, scores: str) -> str:
-    value = ending.inputs[0] if ending is not None else None
-    return (value.name if value is not None else None) or scores
+def _logits(model: LoadedModel, ending: ir.Node, scores: TensorSpec) -> tuple[str, str]:
+    """Name and element type of what a final Softmax reads."""
+    value = ending.inputs[0]
+    assert value is not None
+    if value.dtype is not None:
+        return value.name or "", value.dtype.numpy().name
+    node = next(v for v in model.graph_ir.graph.outputs if v.name == scores.name).producer()
+    while node is not None and node is not ending:
+        if node.op_type == "Cast":
+            raise ModelError(
+                f"'{model.name}' casts its probabilities and does not say of which type its "
+                "logits are: use --ensemble-mean scores, or run ONNX's shape inference on it"
+            )
+        node = node.inputs[0].producer() if node.inputs[0] is not None else None
+    return value.name or "", str(scores.dtype)
 
 
 def ensemble_of(model: LoadedModel, record: Mapping[str, Any]) -> Ensemble:

@@ -156,11 +156,11 @@ class Reference:
             ModelError: One does not load.
         """
         on_cpu = RuntimeOptions(threads=options.threads, verbose=options.verbose)
-        scores, pixels = ensemble.scores.dtype, ensemble.image.spec.dtype
+        pixels = str(ensemble.image.spec.dtype)
         at = [] if ensemble.at == ensemble.scores.name else [ensemble.at]
-        inside = model_io.with_extra_outputs(inner, list(_taps(at, str(scores))))
+        inside = model_io.with_extra_outputs(inner, list(_taps(at, ensemble.dtype)))
         views = [view_name(index) for index in range(1, len(ensemble.views))]
-        outside = model_io.with_extra_outputs(outer, list(_taps(views, str(pixels))))
+        outside = model_io.with_extra_outputs(outer, list(_taps(views, pixels)))
         return cls(
             ensemble,
             runtime.open_session(inside, on_cpu, source.base_dir),
@@ -188,7 +188,7 @@ class Reference:
         ]
         mean = self._mean([{**feeds, image.name: x} for x in seen])
         scores = found[plan.scores.name]
-        return (*apart, _apart("scores", scores, mean, str(plan.scores.dtype)))
+        return (*apart, _apart("scores", scores, mean, plan.dtype))
 
     def _mean(self, views: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
         """float64: what the ensemble should give for these views."""

@@ -4,7 +4,7 @@
     shift:K     the image moved by K pixels: up, down, left and right
     scale:S     the image zoomed by S about its centre
     A+B         the views of A and those of B
-    A*B         the views of A, each seen in every view of B
+    A*B         the views of A, each joined with each of B: shifts add up, two mirrors cancel
 
 The image itself is always one of them: "flip" has 2 views, "shift:1" has 5, "flip+shift:1"
 has 6 and "flip*shift:1" has 10. What leaves the frame is lost, what enters it is the image
@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -97,8 +96,8 @@ def zoomed_size(side: int, zoom: float) -> int:
     margin = round(side * (zoom - 1) / 2)
     if margin == 0:
         raise OptionError(
-            f"scale:{zoom:g} moves the border of {side} pixels by less than half a pixel, so "
-            "that nothing changes: take a factor further from 1"
+            f"scale:{zoom:g} moves the border of {side} pixels by no more than half a pixel, "
+            "so that nothing changes: take a factor further from 1"
         )
     if side + 2 * margin <= -margin:
         raise OptionError(
@@ -114,12 +113,12 @@ def zoom_matrix(side: int, zoom: float) -> np.ndarray:
     Linear interpolation between pixel centres, cropped to the frame or reflected into it.
     """
     size = zoomed_size(side, zoom)
-    source = np.clip((np.arange(size) + 0.5) * side / size - 0.5, 0, side - 1)
+    rows = np.arange(side)
+    source = (_reflected(rows + (size - side) // 2, size) + 0.5) * side / size - 0.5
     low = np.minimum(source.astype(int), side - 2)
-    resized = np.zeros((size, side))
-    resized[np.arange(size), low] = 1 - (source - low)
-    resized[np.arange(size), low + 1] = source - low
-    matrix: np.ndarray = resized[_reflected(np.arange(side) + (size - side) // 2, size)]
+    matrix = np.zeros((side, side))
+    matrix[rows, low] = 1 - (source - low)
+    matrix[rows, low + 1] = source - low
     return matrix
 
 
@@ -138,15 +137,22 @@ def parse_views(text: str) -> tuple[View, ...]:
     """
     found = {View(): None}
     for term in "".join(text.lower().split()).split("+"):
-        factors = [_views_of(factor, text) for factor in term.split("*")]
-        for combination in itertools.product(*factors):
-            found[_joined(combination, text)] = None
-    if len(found) > _MOST:
-        raise OptionError(
-            f"ensemble '{text}' has {len(found)} views, and each costs a run of the model: at "
-            f"most {_MOST} are built"
-        )
+        views: tuple[View, ...] = (View(),)
+        for factor in term.split("*"):
+            pairs = itertools.product(views, _views_of(factor, text))
+            views = tuple(dict.fromkeys(_joined(*pair, text) for pair in pairs))
+            _check_count(len(views), text)
+        found |= dict.fromkeys(views)
+        _check_count(len(found), text)
     return tuple(found)
+
+
+def _check_count(views: int, text: str) -> None:
+    if views > _MOST:
+        raise OptionError(
+            f"ensemble '{text:.80}' has {views} views or more, and each costs a run of the "
+            f"model: at most {_MOST} are built"
+        )
 
 
 def _views_of(factor: str, text: str) -> tuple[View, ...]:
@@ -166,7 +172,7 @@ def _views_of(factor: str, text: str) -> tuple[View, ...]:
 
 
 def _pixels(argument: str, text: str) -> int:
-    if not argument.isdecimal() or not 0 < int(argument) < 2**16:
+    if not re.fullmatch("[0-9]{1,5}", argument) or int(argument) == 0:
         raise OptionError(
             f"ensemble '{text}': a shift is by whole pixels, 1 or more, got '{argument}': "
             f"{_ADVICE}"
@@ -187,20 +193,15 @@ def _factor(argument: str, text: str) -> float:
     return factor
 
 
-def _joined(views: Iterable[View], text: str) -> View:
-    """All of them in one."""
-    joined = View()
-    for view in views:
-        if joined.zoom != 1.0 and view.zoom != 1.0:
-            raise OptionError(
-                f"ensemble '{text}' joins two scales with *: write their product as one, or + "
-                "for both"
-            )
-        joined = replace(
-            joined,
-            zoom=joined.zoom * view.zoom,
-            down=joined.down + view.down,
-            right=joined.right + view.right,
-            mirror=joined.mirror != view.mirror,
+def _joined(one: View, other: View, text: str) -> View:
+    if one.zoom != 1.0 and other.zoom != 1.0:
+        raise OptionError(
+            f"ensemble '{text}' joins two scales with *: write their product as one, or + "
+            "for both"
         )
-    return joined
+    return View(
+        zoom=one.zoom * other.zoom,
+        down=one.down + other.down,
+        right=one.right + other.right,
+        mirror=one.mirror != other.mirror,
+    )

@@ -195,7 +195,7 @@ class _MeanEmitter:
         return self.emit("Softmax", scores, attributes={"axis": 1})
 
     def _mean(self, parts: Sequence[ir.Value]) -> ir.Value:
-        dtype = str(self.plan.scores.dtype)
+        dtype = self.plan.dtype
         if dtype == "float64":  # ONNX Runtime has no Mean for it
             total = self.emit("Sum", *parts)
             result = self.emit("Mul", total, self.emit.constant(1 / len(parts), dtype))
