@@ -104,7 +104,7 @@ def harden(
     request = make_request(
         cr, cr_by_layer, variant, form, target, zero_rate, compact, ensemble
     )
-    _check_data(request, calib, table)
+    _check_data(request, calib, table, save_table)
     how = scan or ScanOptions(), runtime or RuntimeOptions()
     targets = _Targets.named(model, output, save_table, dry_run)
     targets.check(force, model_io.paths_among(model, table, calib))
@@ -141,13 +141,14 @@ def harden(
     )
 
 
-def _check_data(request: Request, calib: object, table: object) -> None:
+def _check_data(request: Request, calib: object, table: object, save_table: object) -> None:
     if request.variant == "none":
-        if table is not None:
-            raise OptionError(
-                "no layer is hardened, so a table has no use: leave --table out, or add "
-                "--variant forged"
-            )
+        for name, given in (("table", table), ("save-table", save_table)):
+            if given is not None:
+                raise OptionError(
+                    f"variant none hardens no layer and has no table: leave --{name} out, or "
+                    "add --variant forged"
+                )
     elif calib is None and table is None:
         raise OptionError(
             "hardening needs activations: give calibration data (--calib) or a table (--table)"

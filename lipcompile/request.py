@@ -59,7 +59,7 @@ class Request:
 
     def __str__(self) -> str:
         if self.variant == "none":
-            return "no layer is hardened"
+            return "layers stay as they are"
         line = f"{self._what()}, c_r = {power_of_two(self.c_r.default)}"
         if self.c_r.patterns:
             line += f" ({count(self.c_r.patterns, 'pattern')} with one of their own)"

@@ -18,7 +18,7 @@ from lipcompile.version import __version__
 # Name -> one line; each command lives in lipcompile.cli.<name>_command as `command`, and is
 # imported when it is asked for, so that --help stays quick.
 COMMANDS = {
-    "harden": "Insert forged functions in front of linear layers.",
+    "harden": "Harden layers of a model, or average a classifier over views.",
     "calibrate": "Record activation maxima over calibration data.",
     "merge": "Merge calibration tables of one model.",
     "inspect": "List linear layers, and what would be done to them.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from lipcompile.ensembles.views import parse_views
 from lipcompile.errors import OptionError
@@ -40,9 +40,6 @@ class EnsembleOptions:
         _check("mean", self.mean, get_args(Mean))
         _check("way", self.by, (None, *get_args(Way)))
         _check("layout", self.layout, (None, "NCHW", "NHWC"))
-
-    def to_json(self) -> dict[str, Any]:
-        return {"views": self.views, "mean": self.mean, "by": self.by}
 
 
 def _check(name: str, value: object, known: tuple[object, ...]) -> None:

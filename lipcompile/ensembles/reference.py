@@ -18,7 +18,7 @@ from lipcompile import model_io, runtime
 from lipcompile.calibration.scan import Probe, ScanOptions, prepare_scan
 from lipcompile.ensembles.plan import Ensemble
 from lipcompile.ensembles.wrapping import wrap
-from lipcompile.errors import CheckFailed, DataError, InputError, RunFailure
+from lipcompile.errors import CheckFailed, DataError, InputError, ModelError, RunFailure
 from lipcompile.model_io import LoadedModel
 from lipcompile.ops import MARK
 from lipcompile.passes.wrap_ensemble import view_name
@@ -80,12 +80,14 @@ def wrap_checked(
         source: What was loaded.
         proto: The model to wrap: its own, or that as it was hardened.
         ensembles: The cheapest first.
-        probes: Samples; without any, random ones are drawn where the input's size is known.
+        probes: Samples; without any, random ones are drawn where the input's size is known,
+            and else the first ensemble is taken untried.
         options: Providers and threads.
 
     Raises:
         CheckFailed: None does.
-        ModelError: The graph cannot be run once for each view.
+        ModelError: The graph cannot be run once for each view; or not on all of them at once,
+            where that was asked for.
     """
     reasons = []
     feeds = _feeds(source, probes)
@@ -102,6 +104,11 @@ def wrap_checked(
         if not broken:
             return Wrapped(wrapped, ensemble)
         reasons.append(f"{ensemble.way}: {broken[0]}")
+    if {ensemble.way for ensemble in ensembles} == {"batch"}:
+        raise ModelError(
+            f"'{source.name}' does not run on all views in one batch ({reasons[0]}): leave "
+            "--ensemble-by batch out, and it runs once for each view"
+        )
     raise CheckFailed(
         f"an ensemble around '{source.name}' does not give the mean over its views "
         f"({'; '.join(reasons)}): nothing was written; please report this with the model"
@@ -110,6 +117,8 @@ def wrap_checked(
 
 def _feeds(source: LoadedModel, probes: Sequence[Probe]) -> list[dict[str, np.ndarray]]:
     """A few samples in one batch and, where the batch is dynamic, the first of them alone."""
+    if not probes and any(isinstance(n, str) for n in _inner_shape(source)):
+        return []  # nothing tells the size of random images
     try:
         feeds = dict(probes[0].feeds) if probes else _random(source)
     except DataError:
@@ -117,6 +126,12 @@ def _feeds(source: LoadedModel, probes: Sequence[Probe]) -> list[dict[str, np.nd
     if any(spec.fixed_batch is not None for spec in source.inputs):
         return [feeds]
     return [{name: array[:n] for name, array in feeds.items()} for n in (_SAMPLES, 1)]
+
+
+def _inner_shape(source: LoadedModel) -> Iterator[int | str]:
+    """The lengths of all axes of all inputs, but for the batch."""
+    for spec in source.inputs:
+        yield from (spec.shape or ("",))[1:]
 
 
 def _random(source: LoadedModel) -> dict[str, np.ndarray]:

@@ -20,6 +20,7 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
+import lipcompile
 from lipcompile.cli import main
 from lipcompile.errors import LipCompileError
 
@@ -35,6 +36,11 @@ net (float[N, 3, 8, 8] image) => (float[N, 4] scores)
     f = Flatten (g)
     scores = MatMul (f, w2)
 }
+"""
+
+VECTOR = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[N, 8] features) => (float[N, 4] scores) { scores = MatMul (features, w2) }
 """
 
 
@@ -115,6 +121,33 @@ def test_tables_travel_between_commands(folder: Path, run: Run) -> None:
     merged, whole = (json.loads((folder / n).read_text()) for n in ("all.json", "one.json"))
     assert merged["sites"] == whole["sites"]
     assert merged["data"]["digest"] == whole["data"]["digest"]
+
+
+def test_an_ensemble_needs_no_data(folder: Path, run: Run) -> None:
+    code, out, err = run("harden", "model.onnx", "--ensemble", "flip * shift:1")
+    assert (code, err) == (0, "")
+    assert "model.onnx: layers stay as they are" in out
+    assert "ensemble: mean of scores over 10 views (flip*shift:1), one run over all" in out
+    assert "agreement with the original: not measured" in out
+    assert files(folder) == {"model.onnx", "calib", "model.hardened.onnx"}
+
+
+def test_an_ensemble_goes_around_a_hardened_model(folder: Path, run: Run) -> None:
+    flags = ("--ensemble", "flip", "--ensemble-by", "branches", "--ensemble-mean", "logits")
+    options = ("--calib", "calib", "--cr", "2^-7", *flags, "--format", "json")
+    code, out, _ = run("harden", "model.onnx", *options)
+    result = json.loads(out)
+    assert code == 0
+    assert result["variant"] == "forged"
+    assert result["ensemble"] == {
+        "views": "flip",
+        "mean": "logits",
+        "way": "branches",
+        "input": "image",
+        "layout": "NCHW",
+        "scores": "scores",
+        "at": "scores",
+    }
 
 
 def test_inspect_lists_every_layer_with_its_reason(folder: Path, run: Run) -> None:
@@ -203,6 +236,30 @@ MISTAKES: list[tuple[str, int, str]] = [
     ("harden model.onnx --calib calib --variant weight --target ort-cpu", 2, "has no target"),
     ("harden model.onnx --calib calib --variant weight --cr 2^-30", 2, "lower --zero-rate"),
     ("harden model.onnx --calib calib --cr-file nosuch.toml", 2, "cannot be read"),
+    ("harden model.onnx --ensemble spin", 2, "has a part 'spin'"),
+    ("harden model.onnx --ensemble flip+", 2, "has a part ''"),
+    ("harden model.onnx --ensemble shift:0", 2, "whole pixels, 1 or more, got '0'"),
+    ("harden model.onnx --ensemble shift:8", 2, "a shift by 8 does not fit images"),
+    ("harden model.onnx --ensemble scale:1", 2, "from 0.25 to 4, and not 1"),
+    ("harden model.onnx --ensemble scale:0.3", 2, "too few to fill the frame"),
+    ("harden model.onnx --ensemble flip*shift:1*shift:2*shift:3", 2, "at most 64 are built"),
+    ("harden model.onnx --ensemble flip --ensemble-by turns", 2, "'turns' is not one of"),
+    ("harden model.onnx --ensemble flip --ensemble-mean mode", 2, "'mode' is not one of"),
+    ("harden model.onnx --ensemble flip --image-input x", 2, "has no input 'x'"),
+    ("harden model.onnx --ensemble flip --scores x", 2, "has no output 'x'"),
+    ("harden model.onnx --ensemble flip --cr 2^-7", 2, "give calibration data"),
+    ("harden model.onnx --ensemble flip --table cut.onnx", 2, "has no table: leave --table out"),
+    ("harden model.onnx --ensemble-mean logits", 2, "--ensemble-mean is about an ensemble"),
+    ("harden model.onnx --ensemble-by batch", 2, "--ensemble-by is about an ensemble"),
+    ("harden model.onnx --image-input image", 2, "--image-input is about an ensemble"),
+    ("harden model.onnx --scores scores", 2, "--scores is about an ensemble"),
+    ("harden model.onnx --variant none", 2, "variant none hardens nothing: add --ensemble"),
+    ("harden model.onnx --variant none --cr 2^-7", 2, "add --ensemble"),
+    ("harden model.onnx --ensemble flip --variant none --cr 2^-7", 2, "leave --cr out"),
+    ("harden model.onnx --ensemble flip --variant none --form hard", 2, "it has no form"),
+    ("harden vector.onnx --ensemble flip", 2, "has no image input"),
+    ("harden fixed.onnx --ensemble flip --ensemble-by batch", 2, "batches of exactly 1"),
+    ("harden twice.onnx --ensemble flip", 2, "has an ensemble already"),
     ("verify model.onnx model.onnx", 2, "hardened"),
     ("strip model.onnx", 2, "hardened"),
     ("harden model.onnx --table cut.onnx", 2, "is not JSON"),
@@ -215,11 +272,25 @@ MISTAKES: list[tuple[str, int, str]] = [
 ]
 
 
+def add_for_ensembles(folder: Path) -> None:
+    """A model without an image, one of a fixed batch, and one that has an ensemble."""
+    model = onnx.load(folder / "model.onnx")
+    vector = onnx.parser.parse_model(VECTOR)
+    vector.graph.initializer.append(model.graph.initializer[2])
+    onnx.save(vector, folder / "vector.onnx")
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(onnx.shape_inference.infer_shapes(model), folder / "fixed.onnx")
+    source, output = folder / "model.onnx", folder / "twice.onnx"
+    lipcompile.harden(source, ensemble="flip", output=output)
+
+
 @pytest.fixture
 def mistakes(folder: Path) -> Path:
     (folder / "empty.onnx").touch()
     (folder / "cut.onnx").write_bytes((folder / "model.onnx").read_bytes()[:500])
     (folder / "taken.onnx").write_bytes(b"old")
+    add_for_ensembles(folder)
     (folder / "void").mkdir()
     shutil.copytree(folder / "calib", folder / "broken")
     half = (folder / "calib" / "05.png").read_bytes()[:60]
