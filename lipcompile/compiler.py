@@ -17,7 +17,7 @@ from lipcompile.calibration.table import CalibrationTable
 from lipcompile.checks import check_compaction, check_outputs, check_structure
 from lipcompile.ensembles.options import EnsembleOptions
 from lipcompile.ensembles.plan import Ensemble, plan_ensembles
-from lipcompile.ensembles.reference import wrap_checked
+from lipcompile.ensembles.trying import wrap_checked
 from lipcompile.ensembles.wrapping import unwrap
 from lipcompile.errors import ModelError, OptionError, OutputError
 from lipcompile.forged import ForgedFunction, Hard, Target
@@ -118,7 +118,8 @@ def harden(
         check_compaction(task.loaded, done.uncompacted, proto, probes, task.runtime)
     wrapped = None
     if task.ensembles:
-        wrapped = wrap_checked(task.loaded, proto, task.ensembles, probes, task.runtime)
+        asked = request.ensemble.by if request.ensemble is not None else None
+        wrapped = wrap_checked(task.loaded, proto, task.ensembles, probes, task.runtime, asked)
         proto = wrapped.proto
     check_structure(task.loaded, proto)
     agreement = check_outputs(task.loaded, proto, probes, task.runtime)
@@ -204,6 +205,11 @@ def _open(
         ensembles = plan_ensembles(loaded, request.ensemble)
     selection = find_sites(loaded.graph_ir, selector)
     if request.variant == "none":
+        if selector not in (None, Selector()):
+            raise OptionError(
+                "variant none hardens no layer, so there is nothing to select: leave --rule, "
+                "--include, --exclude and --op-types out, or add --variant forged"
+            )
         return _Task(loaded, replace(selection, sites=(), refusals=()), ensembles, runtime)
     _check_not_hardened(loaded, force, request)
     require_sites(selection, loaded.name)

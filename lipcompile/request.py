@@ -92,12 +92,16 @@ def make_request(
         "cr": cr,
         "cr-file": cr_by_layer,
         "form": form,
-        "target": None if target == "portable" else target,
+        "target": target,
         "zero-rate": zero_rate,
         "compact": compact or None,
     }
     given = {name: value for name, value in given.items() if value is not None}
-    around = EnsembleOptions(ensemble) if isinstance(ensemble, str) else ensemble
+    around = (
+        ensemble
+        if ensemble is None or isinstance(ensemble, EnsembleOptions)
+        else EnsembleOptions(ensemble)
+    )
     if variant is None:
         variant = "none" if around is not None and not given else "forged"
     c_r, goal = _ratios(cr, cr_by_layer), check_target(target or "portable")
@@ -107,6 +111,8 @@ def make_request(
         _refuse(given, tuple(given), "variant none hardens no layer, so it has no")
         return Request(c_r, None, goal, None, around)
     if variant == "weight":
+        if target == "portable":
+            del given["target"]
         _refuse(given, ("form", "target"), "variant weight inserts no operator, so it has no")
         rate = 1.0 if zero_rate is None else zero_rate
         return Request(c_r, None, goal, WeightOptions(rate, compact), around)

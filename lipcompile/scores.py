@@ -10,8 +10,8 @@ from lipcompile.signature import TensorSpec
 
 # Change neither the order nor the distance of scores.
 _PASSING = frozenset({"Identity", "Cast", "Reshape", "Flatten", "Squeeze"})
-# Of which an ensemble makes its mean.
-_AVERAGING = frozenset({"Mean", "Sum", "Mul", "Split"})
+# What may stand behind the mean of an ensemble: a division, or a logarithm with its floor.
+_LOGARITHM = frozenset({"Log", "Max", "Clip", "Mul"})
 
 
 def score_output(model: LoadedModel, name: str | None = None) -> TensorSpec:
@@ -75,23 +75,41 @@ def logits_behind(model: ir.Model, output: str) -> str:
 
 def final_softmax(model: ir.Model, output: str) -> ir.Node | None:
     """The Softmax or LogSoftmax that gives `output`, if one does."""
-    return _behind(model, output, _PASSING)
-
-
-def are_mean_probabilities(model: ir.Model, output: str) -> bool:
-    """Whether `output` is the mean of the results of a Softmax over several views."""
-    node = _behind(model, output, _PASSING | _AVERAGING)
-    return (
-        node is not None
-        and node.op_type == "Softmax"
-        and (final_softmax(model, output) is None)
-    )
-
-
-def _behind(model: ir.Model, output: str, passing: frozenset[str]) -> ir.Node | None:
     producers = {value.name: node for node in model.graph for value in node.outputs}
-    node = producers.get(output)
+    node = _behind(producers.get(output), _PASSING)
+    return node if node is not None and node.op_type in ("Softmax", "LogSoftmax") else None
+
+
+def logits_of_views(model: ir.Model, output: str) -> tuple[str, ...]:
+    """The logits of the views, where `output` is a mean of probabilities or its logarithm.
+
+    Args:
+        model: A graph with an ensemble around it.
+        output: Its scores.
+
+    Returns:
+        For each view what its Softmax reads, the same for all where they are one batch;
+        nothing where there is no mean of probabilities.
+    """
+    producers = {value.name: node for node in model.graph for value in node.outputs}
+    mean = _behind(producers.get(output), _PASSING | _LOGARITHM)
+    if mean is None or mean.op_type not in ("Mean", "Sum"):
+        return ()
+    ends = [_behind(v.producer() if v else None, _PASSING | {"Split"}) for v in mean.inputs]
+    softmaxes = [node for node in ends if node is not None and node.op_type == "Softmax"]
+    names = tuple(node.inputs[0].name or "" for node in softmaxes if node.inputs[0])
+    return names if len(names) == len(mean.inputs) else ()
+
+
+def is_logarithm(model: ir.Model, output: str) -> bool:
+    """Whether `output` is a logarithm."""
+    producers = {value.name: node for node in model.graph for value in node.outputs}
+    node = _behind(producers.get(output), _PASSING)
+    return node is not None and node.op_type == "Log"
+
+
+def _behind(node: ir.Node | None, passing: frozenset[str]) -> ir.Node | None:
+    """The first operator that does not pass its first input on."""
     while node is not None and node.op_type in passing and node.inputs[0] is not None:
         node = node.inputs[0].producer()
-    ends = node is not None and node.op_type in ("Softmax", "LogSoftmax")
-    return node if ends else None
+    return node

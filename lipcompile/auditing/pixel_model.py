@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -24,18 +25,16 @@ class PixelModel(torch.nn.Module):
 
     Attributes:
         view: The graph; its output is the logits.
-        takes_log: The view gives probabilities, which a mean over views left without logits:
-            their logarithm takes the place of these.
+        views: Of how many views the probabilities are averaged; the outputs are the logits of
+            each, or of all in one batch, view by view.
         batching: How batches run; `fit` decides.
     """
 
-    def __init__(
-        self, view: TorchView, normalisation: Normalisation, takes_log: bool = False
-    ) -> None:
+    def __init__(self, view: TorchView, normalisation: Normalisation, views: int = 1) -> None:
         super().__init__()
         self.view = view.requires_grad_(False)
         self.normalisation = normalisation
-        self.takes_log = takes_log
+        self.views = views
         self.batching: Batching = "free"
         self._mean = torch.nn.Buffer(torch.tensor(normalisation.mean).reshape(-1, 1, 1))
         self._std = torch.nn.Buffer(torch.tensor(normalisation.std).reshape(-1, 1, 1))
@@ -43,8 +42,6 @@ class PixelModel(torch.nn.Module):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         inputs = self._normalised(_Contiguous.apply(pixels))  # type: ignore[no-untyped-call]
         logits = self._run(inputs).reshape(len(pixels), -1).to(pixels.dtype)
-        if self.takes_log:
-            logits = logits.clamp_min(torch.finfo(torch.float32).tiny).log()
         if pixels.requires_grad and torch.is_grad_enabled() and not logits.requires_grad:
             # A graph that cuts the gradient has the gradient 0: attacks then run, and fail.
             logits = logits + 0.0 * pixels.flatten(1).sum(dim=1, keepdim=True)
@@ -95,10 +92,19 @@ class PixelModel(torch.nn.Module):
 
     def _run(self, inputs: torch.Tensor) -> torch.Tensor:
         if self.batching == "free":
-            return _one(self.view(inputs))
+            return self._joined(self.view(inputs))
         if self.batching == "mapped":
-            return torch.func.vmap(lambda x: _one(self.view(x[None]))[0])(inputs)
-        return torch.cat([_one(self.view(inputs[i : i + 1])) for i in range(len(inputs))])
+            return torch.func.vmap(lambda x: self._joined(self.view(x[None]))[0])(inputs)
+        parts = (inputs[i : i + 1] for i in range(len(inputs)))
+        return torch.cat([self._joined(self.view(part)) for part in parts])
+
+    def _joined(self, output: Any) -> torch.Tensor:
+        """The logits, or the logarithm of the mean of the probabilities of several views."""
+        if self.views == 1:
+            return _one(output)
+        parts = output if isinstance(output, tuple) else _one(output).chunk(self.views)
+        rows = [part.reshape(len(part), -1).log_softmax(dim=1) for part in parts]
+        return torch.stack(rows).logsumexp(dim=0) - math.log(self.views)
 
     def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
         rule = self.normalisation

@@ -12,8 +12,9 @@ from lipcompile.auditing.data.normalisation import Normalisation
 from lipcompile.auditing.pixel_model import PixelModel
 from lipcompile.errors import CheckFailed, ModelError, NonFiniteError, RunFailure
 from lipcompile.model_io import LoadedModel
+from lipcompile.records import ENSEMBLE
 from lipcompile.runtime import RuntimeOptions, Session, open_session
-from lipcompile.scores import are_mean_probabilities, logits_behind, score_output
+from lipcompile.scores import is_logarithm, logits_behind, logits_of_views, score_output
 from lipcompile.torchview import torch_view
 from lipcompile.torchview.backward import Gradient, surrogates
 
@@ -116,11 +117,10 @@ class Victim:
             really: Gradient = gradient
             if gradient == "exact" and "QuantizeLinear" in self.operators:
                 really = "quantised"
-            graph = self.model.graph_ir
-            logits = logits_behind(graph, self.output)
-            view = torch_view(self.model, gradient=really, outputs=(logits,))
-            takes_log = are_mean_probabilities(graph, self.output)
-            built = PixelModel(view, self.normalisation, takes_log).to(self.device)
+            logits = self.averaged or (logits_behind(self.model.graph_ir, self.output),)
+            outputs = tuple(dict.fromkeys(logits))
+            view = torch_view(self.model, gradient=really, outputs=outputs)
+            built = PixelModel(view, self.normalisation, len(logits)).to(self.device)
             built.weights_channels_last()
             if first := next(iter(self._views.values()), None):
                 built.batching = first.batching
@@ -140,8 +140,17 @@ class Victim:
     @property
     def gives_probabilities(self) -> bool:
         """Whether the deployed scores have passed a Softmax."""
-        graph, output = self.model.graph_ir, self.output
-        return logits_behind(graph, output) != output or are_mean_probabilities(graph, output)
+        graph = self.model.graph_ir
+        if self.averaged:
+            return not is_logarithm(graph, self.output)
+        return logits_behind(graph, self.output) != self.output
+
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        """The logits of every view, for an ensemble whose scores are a mean of probabilities:
+        from these alone such a mean has gradients that do not underflow."""
+        is_ensemble = ENSEMBLE in self.model.metadata
+        return logits_of_views(self.model.graph_ir, self.output) if is_ensemble else ()
 
 
 def open_victim(
@@ -239,6 +248,8 @@ def _check_view(victim: Victim, pixels: np.ndarray, scores: np.ndarray) -> None:
     if victim.gives_probabilities:
         wide = np.exp(logits - logits.max(axis=1, keepdims=True))
         logits = wide / wide.sum(axis=1, keepdims=True)
+    elif victim.averaged:
+        logits = np.maximum(logits, scores.min())  # the deployed logarithm has a floor
     scale = max(float(np.abs(scores).max()), 1e-30)
     median = float(np.median(np.abs(logits - scores).max(axis=1))) / scale
     other = int((logits.argmax(axis=1) != scores.argmax(axis=1)).sum())

@@ -138,19 +138,31 @@ def _as_image(spec: TensorSpec, layout: str | None) -> ImageInput:
     rank = None if spec.shape is None else len(spec.shape)
     if rank == 4:
         return ImageInput(spec, layout or layout_of(spec))
-    if rank == 3:
+    assert spec.shape is not None or rank is None
+    if rank == 3 and not _has_channels(spec):
         return ImageInput(spec, "NCHW")
     if rank == 2:
         return _flat(spec, layout)
     raise ModelError(
-        f"input '{spec}' has not the axes of images: a batch of them has four, three (grey, "
-        "without channels), or two (flat)"
+        f"input '{spec}' has not the axes of a batch of images: four, three (grey, without "
+        "channels), or two (flat); export the model with a batch axis, which may be 1"
     )
+
+
+def _has_channels(spec: TensorSpec) -> bool:
+    """[3, H, W] or [H, W, 3], one image without a batch; [1, H, W] is a batch of one."""
+    first, *_, last = spec.shape or (0,)
+    return first in (3, 4) or last in (1, 3, 4)
 
 
 def _flat(spec: TensorSpec, layout: str | None) -> ImageInput:
     assert spec.shape is not None
     length = spec.shape[1]
+    if isinstance(spec.shape[0], int) and spec.shape[0] > 1:
+        raise ModelError(
+            f"input '{spec}' may be one image without a batch axis, or a batch of flat ones: "
+            "export the model with a dynamic batch, or with one of 1"
+        )
     if isinstance(length, int):
         for channels in (1, 3):
             side = math.isqrt(length // channels)

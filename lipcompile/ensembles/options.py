@@ -36,6 +36,11 @@ class EnsembleOptions:
     scores: str | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.views, str):
+            raise OptionError(
+                f"views of an ensemble are a {type(self.views).__name__}: write a text like "
+                "'flip+shift:1'"
+            )
         parse_views(self.views)
         _check("mean", self.mean, get_args(Mean))
         _check("way", self.by, (None, *get_args(Way)))

@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from lipcompile.attributes import integer
 from lipcompile.ensembles.classifier import find_scores
 from lipcompile.ensembles.image_input import ImageInput, find_image_input
 from lipcompile.ensembles.options import EnsembleOptions, Mean, Way
 from lipcompile.ensembles.views import View, parse_views
 from lipcompile.errors import ModelError, OptionError
+from lipcompile.graph_walks import inner_nodes, nodes_behind
 from lipcompile.model_io import LoadedModel
-from lipcompile.records import ENSEMBLE
 from lipcompile.scores import final_softmax
 from lipcompile.signature import TensorSpec
+from lipcompile.weights import constant_array
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +52,6 @@ class Ensemble:
     ends_in: str | None
     takes_logarithm: bool
     way: Way
-
-    @property
-    def batch_is_free(self) -> bool:
-        """Whether the model says that it takes batches of any size."""
-        return isinstance(self.image.shape[0], str)
 
     @property
     def least_probability(self) -> float:
@@ -95,15 +92,20 @@ def plan_ensembles(model: LoadedModel, options: EnsembleOptions) -> tuple[Ensemb
         OptionError: The images are too small for a view.
         DataError: The layout cannot be decided.
     """
-    if any((value.name or "").startswith(f"{ENSEMBLE}/") for value in _computed(model)):
+    if model.opset < 7:
         raise ModelError(
-            f"'{model.name}' has an ensemble already, and its metadata does not say so (a "
-            "tool dropped it): take the original"
+            f"'{model.name}' imports no version of ONNX's own operators, of which views are "
+            "made: export it with one"
         )
     image = find_image_input(model, options.image_input, options.layout)
     scores = find_scores(model, options.scores)
     name = "".join(options.views.lower().split())
     views = parse_views(name)
+    if options.mean != "scores" and not _is_row(scores):
+        raise ModelError(
+            f"output '{scores}' is not one row of scores per image, which a mean of "
+            f"{options.mean} needs: use --ensemble-mean scores"
+        )
     _check_views(image, views, model)
     ending = final_softmax(model.graph_ir, scores.name)
     kind = None if ending is None else ending.op_type
@@ -128,15 +130,16 @@ def plan_ensembles(model: LoadedModel, options: EnsembleOptions) -> tuple[Ensemb
     )
 
 
-def _computed(model: LoadedModel) -> Iterator[ir.Value]:
-    for node in model.graph_ir.graph:
-        yield from node.outputs
+def _is_row(scores: TensorSpec) -> bool:
+    shape = scores.shape
+    return shape is None or (len(shape) >= 2 and all(n == 1 for n in shape[2:]))
 
 
 def _logits(model: LoadedModel, ending: ir.Node, scores: TensorSpec) -> tuple[str, str]:
     """Name and element type of what a final Softmax reads."""
-    value = ending.inputs[0]
-    assert value is not None
+    value = ending.inputs[0] if ending.inputs else None
+    if value is None:
+        raise ModelError(f"the final {ending.op_type} of '{model.name}' reads nothing")
     if value.dtype is not None:
         return value.name or "", value.dtype.numpy().name
     node = next(v for v in model.graph_ir.graph.outputs if v.name == scores.name).producer()
@@ -182,6 +185,11 @@ def _check_views(image: ImageInput, views: tuple[View, ...], model: LoadedModel)
                 f"input '{image.spec}' has a dynamic size, and a scale is built for one size: "
                 "fix it when exporting, or use flip and shift"
             )
+        if (view.down or view.right) and image.spec.dtype == "uint8" and model.opset < 11:
+            raise OptionError(
+                f"input '{image.spec}' takes whole numbers, which need opset 11 to shift, got "
+                f"{model.opset}: convert the model with onnx.version_converter, or use flip"
+            )
         if view.mirror and image.sides[1] is None and model.opset < 10:
             raise OptionError(
                 f"input '{image.spec}' has a dynamic width, which needs opset 10 to mirror, "
@@ -203,16 +211,61 @@ def _ways(model: LoadedModel, image: ImageInput, by: Way | None) -> Iterator[Way
 
 
 def _batch_obstacle(model: LoadedModel, image: ImageInput) -> str | None:
-    """Why the model cannot run on a larger batch inside; whether it does is tried later."""
+    """Why the model cannot run on a larger batch inside; what is left is tried later."""
     if len(model.inputs) > 1:
         return f"takes {len(model.inputs)} inputs"
     if len(model.outputs) > 1:
         return f"gives {len(model.outputs)} outputs"
-    batch, told = image.shape[0], model.proto.graph.value_info
-    if isinstance(batch, int) and len(told):
+    graph = model.graph_ir.graph
+    given = next(value for value in graph.inputs if value.name == image.spec.name)
+    behind = nodes_behind(graph, given)
+    for node in graph:
+        if node in behind and (
+            how := _mixes_images(node) or _branches_on(node, given, behind)
+        ):
+            return f"has a {node.op_type} '{node.name}' that {how}"
+    tensors = {value.name for node in behind for value in node.outputs}
+    tensors -= {spec.name for spec in model.outputs}
+    batch = image.shape[0]
+    told = [info for info in model.proto.graph.value_info if info.name in tensors]
+    if isinstance(batch, int) and told:
         return f"takes batches of exactly {batch} and says so of tensors inside"
     marked = re.compile(r"\d+\*" + re.escape(str(batch)))
     for info in told:
         if any(marked.fullmatch(dim.dim_param) for dim in info.type.tensor_type.shape.dim):
             return f"speaks of multiples of its batch '{batch}' already"
     return None
+
+
+def _mixes_images(node: ir.Node) -> str | None:
+    """What lets one image of a batch see another, where the operator tells by itself."""
+    if node.op_type == "DynamicQuantizeLinear":
+        return "scales by the largest value of the batch"
+    if node.op_type == "BatchNormalization" and integer(node, "training_mode", 0):
+        return "takes statistics of the batch"
+    if node.op_type.startswith("Reduce") and 0 in (_reduced(node) or (0,)):
+        return "reduces over the batch"
+    return None
+
+
+def _branches_on(node: ir.Node, image: ir.Value, behind: set[ir.Node]) -> str | None:
+    """What a node with subgraphs does that one batch may not do for all views."""
+    inner = list(inner_nodes(node))
+    if any(image in one.inputs for one in inner):
+        return "reads the image in a subgraph"
+    depends = [v is not None and v.producer() in behind for v in node.inputs]
+    if inner and (node.op_type != "If" or any(depends)):
+        return "is control flow that depends on the image"
+    return None
+
+
+def _reduced(node: ir.Node) -> tuple[int, ...]:
+    """Axes of a reduction, as far as they are known; none for all of them."""
+    attribute = node.attributes.get("axes")
+    if attribute is not None and attribute.type == ir.AttributeType.INTS:
+        return tuple(attribute.as_ints())
+    axes = node.inputs[1] if len(node.inputs) > 1 else None
+    if axes is None:
+        return ()
+    array = constant_array(axes)
+    return tuple(int(axis) for axis in array.ravel()) if array is not None else (1,)

@@ -11,10 +11,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import onnx_ir as ir
+
 from lipcompile import model_io
 from lipcompile.ensembles.plan import Ensemble, ensemble_of
 from lipcompile.ensembles.views import View, parse_views
 from lipcompile.errors import InputError, ModelError
+from lipcompile.graph_walks import nodes_behind
 from lipcompile.model_io import LoadedModel
 from lipcompile.passes.unwrap_ensemble import UnwrapEnsemble
 from lipcompile.passes.wrap_ensemble import WrapEnsemble
@@ -40,7 +43,8 @@ def wrap(source: LoadedModel, proto: Any, ensemble: Ensemble) -> Any:
     wrapped = model_io.edit(proto, source.name, WrapEnsemble(ensemble), metadata)
     if ensemble.way == "batch":
         symbol, inside = _symbols(ensemble.image.spec, ensemble.views)
-        model_io.rename_dimension(wrapped, symbol, inside)
+        tensors = _in_one_batch(source.graph_ir.graph, ensemble.image.spec.name, ensemble.at)
+        model_io.rename_dimension(wrapped, symbol, inside, tensors)
     return wrapped
 
 
@@ -53,13 +57,16 @@ def unwrap(loaded: LoadedModel) -> tuple[LoadedModel, Ensemble | None]:
     """
     record = read_ensemble(loaded.metadata)
     if record is None:
+        _check_plain(loaded)
         return loaded, None
     proto = model_io.edit(loaded.proto, loaded.name, UnwrapEnsemble(record), {ENSEMBLE: None})
     try:
         if record["way"] == "batch":
-            spec = next(spec for spec in loaded.inputs if spec.name == record["input"])
-            symbol, inside = _symbols(spec, parse_views(record["views"]))
-            model_io.rename_dimension(proto, inside, symbol)
+            (spec,) = (spec for spec in loaded.inputs if spec.name == record["input"])
+            symbol, inside = _symbols(spec, parse_views(str(record["views"])))
+            plain = model_io.load(proto, loaded.base_dir)
+            names = _in_one_batch(plain.graph_ir.graph, spec.name, record["at"])
+            model_io.rename_dimension(proto, inside, symbol, names)
         inner = model_io.load(proto, loaded.base_dir)
         ensemble = ensemble_of(inner, record)
     except (InputError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -68,6 +75,30 @@ def unwrap(loaded: LoadedModel) -> tuple[LoadedModel, Ensemble | None]:
             "harden the original again"
         ) from error
     return replace(inner, kind=loaded.kind, name=loaded.name), ensemble
+
+
+def _check_plain(loaded: LoadedModel) -> None:
+    graph = loaded.graph_ir.graph
+    computed = (value for node in graph for value in node.outputs)
+    for value in (*graph.inputs, *graph.initializers.values(), *computed):
+        if (value.name or "").startswith(f"{ENSEMBLE}/"):
+            raise ModelError(
+                f"'{loaded.name}' has a tensor '{value.name}' of an ensemble, and its "
+                "metadata does not tell of one (a tool dropped it): take the original"
+            )
+
+
+def _in_one_batch(graph: ir.Graph, image: str, scores: str) -> frozenset[str]:
+    """The tensors of a model that hold all views, but for the scores: their name goes to the
+    mean."""
+    given = next(value for value in graph.inputs if value.name == image)
+    outputs = [value for node in nodes_behind(graph, given) for value in node.outputs]
+    after = next(nodes_behind(graph, value) for value in outputs if value.name == scores)
+    return frozenset(
+        value.name or ""
+        for value in outputs
+        if value.producer() not in after and value.name != scores
+    )
 
 
 def _symbols(spec: TensorSpec, views: Sequence[View]) -> tuple[str, str]:

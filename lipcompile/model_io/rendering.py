@@ -6,7 +6,7 @@ dynamic dimensions, node order.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -174,11 +174,13 @@ def _render_shapes(proto: onnx.GraphProto, graph: ir.Graph) -> None:
         proto.value_info.extend(kept)
 
 
-def rename_dimension(proto: onnx.ModelProto, before: str, after: str) -> None:
-    """Gives a symbol of value_info another name, in place; "" and numbers stay."""
+def rename_dimension(
+    proto: onnx.ModelProto, before: str, after: str, tensors: Container[str]
+) -> None:
+    """Gives a symbol in the value_info of some tensors another name, in place; "" stays."""
     if not before:
         return
-    for info in proto.graph.value_info:
+    for info in (info for info in proto.graph.value_info if info.name in tensors):
         for dim in info.type.tensor_type.shape.dim:
             if dim.dim_param == before:
                 dim.dim_param = after

@@ -132,7 +132,11 @@ class ViewEmitter:
         return self.emit("Transpose", value, attributes={"perm": axes})
 
     def _integers(self, numbers: Iterable[int]) -> ir.Value:
-        return self._constant(np.array(list(numbers), np.int64))
+        array = np.array(list(numbers), np.int64)
+        if self.opset >= 9:
+            return self._constant(array)
+        floats = self._constant(array.astype(np.float32))  # the only constants before opset 9
+        return self.emit.cast(floats, "int64")
 
     def _matrix(self, matrix: np.ndarray) -> ir.Value:
         return self._constant(matrix.astype(str(self.image.spec.dtype)))

@@ -12,7 +12,7 @@ their name, so that the model's outputs, and operators behind them, stay as they
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -20,6 +20,7 @@ import onnx_ir as ir
 from lipcompile.ensembles.plan import Ensemble
 from lipcompile.errors import ModelError
 from lipcompile.forged import Emitter
+from lipcompile.graph_walks import inner_nodes, nodes_behind
 from lipcompile.passes.emit_views import ViewEmitter
 from lipcompile.records import ENSEMBLE
 
@@ -49,6 +50,11 @@ class WrapEnsemble:
         opset = model.opset_imports.get("") or model.opset_imports.get("ai.onnx", 1)
         image = next(value for value in graph.inputs if value.name == plan.image.spec.name)
         scores, producer = _computed(graph, plan.at)
+        if producer not in nodes_behind(graph, image):
+            raise ModelError(
+                f"the scores '{plan.scores.name}' do not depend on the input '{image.name}', "
+                "so that its views change nothing: name another with --image-input or --scores"
+            )
         readers = tuple(image.uses())
         copied = _between(graph, image, producer) if plan.way == "branches" else ()
         emit = Emitter("views", PREFIX)
@@ -93,36 +99,22 @@ def _computed(graph: ir.Graph, name: str) -> tuple[ir.Value, ir.Node]:
 
 def _between(graph: ir.Graph, image: ir.Value, end: ir.Node) -> tuple[ir.Node, ...]:
     """The nodes that `end` needs and that depend on the image, in graph order."""
-    depends: set[ir.Value | None] = {image}
-    behind = []
-    for node in graph:
-        if any(value in depends for one in (node, *_inside(node)) for value in one.inputs):
-            behind.append(node)
-            depends.update(node.outputs)
-    needed = {end}
-    for node in reversed(behind):
-        if node in needed:
-            producers = (value.producer() for value in node.inputs if value is not None)
-            needed.update(producer for producer in producers if producer is not None)
-    between = tuple(node for node in behind if node in needed)
+    behind = nodes_behind(graph, image)
+    needed, queue = {end}, [end]
+    while queue:
+        values = (value for value in queue.pop().inputs if value is not None)
+        fresh = {node for v in values if (node := v.producer()) is not None} - needed
+        needed |= fresh
+        queue += fresh
+    between = tuple(node for node in graph if node in behind and node in needed)
     for node in between:
-        if any(True for _ in _inside(node)):
+        if any(True for _ in inner_nodes(node)):
             raise ModelError(
                 f"node '{node.name}' ({node.op_type}) stands between image and scores and has "
                 "a subgraph, which is not copied for each view: export the model without "
                 "control flow"
             )
     return between
-
-
-def _inside(node: ir.Node) -> Iterator[ir.Node]:
-    """The nodes of its subgraphs."""
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            yield from attribute.as_graph().all_nodes()
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            for graph in attribute.as_graphs():
-                yield from graph.all_nodes()
 
 
 def view_name(index: int) -> str:
@@ -143,24 +135,22 @@ class _Branch:
         self._values: dict[ir.Value, ir.Value] = {image: view}
 
     def copy(self, nodes: Sequence[ir.Node]) -> list[ir.Node]:
+        for value in (value for node in nodes for value in node.outputs):
+            name = f"{self._prefix}/{value.name}" if value.name else value.name
+            self._values[value] = ir.Value(name=name, type=value.type)
         return [self._copied(node) for node in nodes]
 
     def result(self, value: ir.Value) -> ir.Value:
         return self._values[value]
 
     def _copied(self, node: ir.Node) -> ir.Node:
-        outputs = []
-        for value in node.outputs:
-            name = f"{self._prefix}/{value.name}" if value.name else value.name
-            self._values[value] = ir.Value(name=name, type=value.type)
-            outputs.append(self._values[value])
         return ir.Node(
             node.domain,
             node.op_type,
             [value and self._values.get(value, value) for value in node.inputs],
             list(node.attributes.values()),
             overload=node.overload,
-            outputs=outputs,
+            outputs=[self._values[value] for value in node.outputs],
             name=f"{self._prefix}/{node.name}" if node.name else None,
         )
 
@@ -206,5 +196,7 @@ class _MeanEmitter:
             result = self.emit("Mean", *parts)
         if not self.plan.takes_logarithm:
             return result
-        floor = self.emit.constant(self.plan.least_probability, dtype)
-        return self.emit("Log", self.emit("Max", result, floor))
+        least = self.plan.least_probability
+        if self.opset < 8:  # Max does not broadcast
+            return self.emit("Log", self.emit("Clip", result, attributes={"min": least}))
+        return self.emit("Log", self.emit("Max", result, self.emit.constant(least, dtype)))

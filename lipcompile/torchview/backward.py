@@ -7,20 +7,20 @@ pass exact and differentiates a surrogate instead: the identity, or a smooth gat
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import onnx_ir as ir
 import torch
 
-from lipcompile.ensembles.views import parse_views
 from lipcompile.errors import ModelError, OptionError
 from lipcompile.passes.shift_bias import upper_bound
-from lipcompile.passes.wrap_ensemble import branch_prefix
-from lipcompile.records import read_ensemble, read_sites
+from lipcompile.records import ENSEMBLE, read_sites
 
 Gradient = Literal["exact", "quantised", "identity", "smooth"]
+_COPY = re.compile(re.escape(ENSEMBLE) + r"/\d+/")
 _STEEPNESS = 4.0  # of the smooth surrogate; slope at most 1.72 (`Smooth.slope` at a = 4)
 
 
@@ -104,7 +104,7 @@ def surrogates(
         if node.op_type in _KNOWN
     }
     producers = {value.name: node for node in graph for value in node.outputs}
-    for record, prefix in itertools.product(read_sites(metadata), _branches(metadata)):
+    for record, prefix in itertools.product(read_sites(metadata), _branches(producers)):
         anchor, forged = record.get("at", record["tensor"]), record["forged"]
         if prefix and f"{prefix}{anchor}" not in producers:
             continue  # no view needs it: it leads to another output
@@ -127,13 +127,10 @@ def surrogates(
     return found
 
 
-def _branches(metadata: Mapping[str, str]) -> tuple[str, ...]:
+def _branches(names: Iterable[str | None]) -> list[str]:
     """What stands before the names of tensors, for each copy of the model in an ensemble."""
-    record = read_ensemble(metadata)
-    if record is None or record.get("way") != "branches":
-        return ("",)
-    views = len(parse_views(str(record.get("views"))))
-    return ("", *(f"{branch_prefix(index)}/" for index in range(1, views)))
+    found = {match[0] for name in names if name and (match := _COPY.match(name))}
+    return ["", *sorted(found)]
 
 
 def _identity(x: torch.Tensor) -> torch.Tensor:

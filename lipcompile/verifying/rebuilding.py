@@ -23,6 +23,7 @@ from lipcompile.verifying.results import VerifyCheck, some
 from lipcompile.verifying.signature import signature_changes
 
 NAME = "rebuilt from provenance"
+_SHOWN = 80  # characters of a value
 _AS_FILES = ("path", "proto")  # other kinds are written to a proto in ways of their own
 
 
@@ -70,9 +71,8 @@ def _other_metadata(pair: Pair, expected: LoadedModel) -> Iterator[str]:
 
 def _other_value(key: str, said: dict[str, str], fresh: dict[str, str]) -> Iterator[str]:
     if key not in said or key not in fresh or key not in (SITES, COLUMNS, DROPPED):
-        yield f"metadata '{key}' is {said.get(key)!r:.80}, and rebuilding gives " + (
-            f"{fresh.get(key)!r:.80}"
-        )
+        one, other = _excerpts(repr(said.get(key)), repr(fresh.get(key)))
+        yield f"metadata '{key}' is {one}, and rebuilding gives {other}"
         return
     stands, made = read_records(said, key), read_records(fresh, key)
     if len(stands) != len(made):
@@ -87,7 +87,19 @@ def _other_fields(said: dict[str, Any], fresh: dict[str, Any]) -> Iterator[str]:
     for key in dict.fromkeys([*fresh, *said]):
         stands, made = (json.dumps(one.get(key)) for one in (said, fresh))
         if stands != made:
-            yield f"site '{where}' says {key} = {stands:.80}, and it is {made:.80}"
+            stands, made = _excerpts(stands, made)
+            yield f"site '{where}' says {key} = {stands}, and it is {made}"
+
+
+def _excerpts(one: str, other: str) -> tuple[str, str]:
+    """Both, where they are long only around where they begin to differ."""
+    if max(len(one), len(other)) <= _SHOWN:
+        return one, other
+    pairs = enumerate(zip(one, other, strict=False))
+    start = max(0, next((i for i, (a, b) in pairs if a != b), 0) - _SHOWN // 2)
+    cuts = (text[start : start + _SHOWN] for text in (one, other))
+    first, second = (f"...{cut}..." for cut in cuts)
+    return first, second
 
 
 def _rest_differs(pair: Pair, expected: LoadedModel) -> bool:

@@ -151,6 +151,10 @@ class _Run:
                 raise
             self._skip(f"random samples do not do, pass --data: {error}")
             return
+        reason = ensemble.too_small(self.pair, self.samples) if data is None else None
+        if reason is not None:
+            self._skip(f"random samples do not do, pass --data: {reason}")
+            return
         try:
             self._compare(sessions, self.samples)
         except RunFailure as error:

@@ -42,12 +42,14 @@ class FakeVictim:
         network: Pixels [N, C, H, W] to scores [N, K].
         has_surrogates: As `Victim.has_surrogates`.
         gives_probabilities: As `Victim.gives_probabilities`.
+        averaged: As `Victim.averaged`.
         classes: As `Victim.classes`.
     """
 
     network: torch.nn.Module = field(default_factory=torch.nn.Flatten)
     has_surrogates: bool = True
     gives_probabilities: bool = False
+    averaged: tuple[str, ...] = ()
     classes: int = 4
     name: str = "fake.onnx"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))

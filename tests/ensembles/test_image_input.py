@@ -146,9 +146,12 @@ NAMED = {
 NAMED_BUT_NONE = {
     ("int64[n, 3, 8, 8] x", None): (ModelError, "takes int64, .*: no view of it can be made"),
     ("seq(float[3, 8, 8]) x", None): (ModelError, "takes no tensor, and images are float32, "),
-    ("float[n] x", None): (ModelError, r"has not the axes of images: .* four, three \(grey"),
-    ("float[] x", None): (ModelError, "has not the axes of images"),
-    ("float[n, 1, 3, 8, 8] x", None): (ModelError, "has not the axes of images"),
+    ("float[n] x", None): (
+        ModelError,
+        r"has not the axes of a batch of images: four, three \(grey",
+    ),
+    ("float[] x", None): (ModelError, "has not the axes of a batch of images"),
+    ("float[n, 1, 3, 8, 8] x", None): (ModelError, "has not the axes of a batch of images"),
     ("float[n, 785] x", None): (ModelError, "no square image of 1 or 3 channels has 785 val"),
     ("float[n, 49] x", None): (ModelError, "no square image of 1 or 3 channels has 49 value"),
     ("float[n, 147] x", "NCHW"): (ModelError, "no square image .* has 147 values: export"),

@@ -145,7 +145,11 @@ def _probabilities(campaign: Campaign, role: str) -> Check:
     name = "attacks see logits, not probabilities"
     victim = campaign.victims[role]
     if victim.gives_probabilities:
-        evidence = "the model ends in Softmax; gradient attacks read what goes into it"
+        evidence = (
+            "a mean of probabilities; gradient attacks read the logits of every view"
+            if victim.averaged
+            else "the model ends in Softmax; gradient attacks read what goes into it"
+        )
         return Check(name, "autoattack", True, evidence)
     scores = victim.deployed(campaign.images.pixels[:_LOOKED_AT])
     sums = np.abs(scores.sum(axis=1) - 1.0).max()
