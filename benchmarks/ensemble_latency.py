@@ -12,6 +12,7 @@ one branch of the graph per view. All sessions of a model live in one process an
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -30,12 +31,13 @@ HEADER = "| model | views | batch | one batch | branches | file, one batch | fil
 
 
 def wrapped(path: Path, way: Way, arguments: argparse.Namespace) -> bytes | None:
-    """The model inside of an ensemble; None where it does not allow this way."""
+    """The model inside of an ensemble; None where it does not allow this way (told why)."""
     options = EnsembleOptions(arguments.views, by=way, image_input=arguments.image_input)
     loaded = model_io.load(path)
     try:
         result = lipcompile.harden(loaded.proto, ensemble=options)
-    except LipCompileError:
+    except LipCompileError as error:
+        print(error, file=sys.stderr)
         return None
     return model_io.serialize(result.model)
 

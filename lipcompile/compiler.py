@@ -6,13 +6,14 @@ load -> find sites -> calibrate -> thresholds -> rewrite -> check -> save
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lipcompile import model_io
 from lipcompile.calibration.calibrate import default_table
-from lipcompile.calibration.scan import Progress, ScanOptions
+from lipcompile.calibration.scan import Probe, Progress, ScanOptions
 from lipcompile.calibration.table import CalibrationTable
 from lipcompile.checks import check_compaction, check_outputs, check_structure
 from lipcompile.ensembles.options import EnsembleOptions
@@ -113,14 +114,10 @@ def harden(
     measuring = Measuring(task.loaded, task.selection, calib, table, *how, beside, progress)
     measured, probes = measuring.run(request)
     done = _rewrite(task, request, measured)
-    proto = task.loaded.proto if done is None else done.proto
+    inside = task.loaded.proto if done is None else done.proto
     if isinstance(done, Zeroing) and done.uncompacted is not None:
-        check_compaction(task.loaded, done.uncompacted, proto, probes, task.runtime)
-    wrapped = None
-    if task.ensembles:
-        asked = request.ensemble.by if request.ensemble is not None else None
-        wrapped = wrap_checked(task.loaded, proto, task.ensembles, probes, task.runtime, asked)
-        proto = wrapped.proto
+        check_compaction(task.loaded, done.uncompacted, inside, probes, task.runtime)
+    proto, ensemble_around = _wrap(task, request, inside, probes)
     check_structure(task.loaded, proto)
     agreement = check_outputs(task.loaded, proto, probes, task.runtime)
     files = targets.write(task.loaded, proto, measured)
@@ -135,7 +132,7 @@ def harden(
         table=measured,
         rows=layer_rows(task.selection, done),
         compaction=done.compaction if isinstance(done, Zeroing) else None,
-        ensemble=wrapped.ensemble if wrapped is not None else None,
+        ensemble=ensemble_around,
         agreement=agreement,
         inlined=task.loaded.inlined,
         dry_run=dry_run,
@@ -167,6 +164,16 @@ def _rewrite(
     if request.weight is not None:
         return zero(task.loaded, thresholds, request.weight, table, request.c_r)
     return forge(task.loaded, thresholds, form, request.target, table, request.c_r)
+
+
+def _wrap(
+    task: _Task, request: Request, proto: Any, probes: Sequence[Probe]
+) -> tuple[Any, Ensemble | None]:
+    """`proto` inside of the first ensemble that works, and which; as it is without one."""
+    if not task.ensembles:
+        return proto, None
+    asked = request.ensemble.by if request.ensemble is not None else None
+    return wrap_checked(task.loaded, proto, task.ensembles, probes, task.runtime, asked)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes  # noqa: F401  (makes NumPy know "bfloat16")
@@ -21,19 +20,6 @@ from lipcompile.runtime import RuntimeOptions
 _SAMPLES, _SIDE = 4, 64
 
 
-@dataclass(frozen=True, slots=True)
-class Wrapped:
-    """A model inside of an ensemble.
-
-    Attributes:
-        proto: The rendered `onnx.ModelProto`.
-        ensemble: What stands around it.
-    """
-
-    proto: Any
-    ensemble: Ensemble
-
-
 def wrap_checked(
     source: LoadedModel,
     proto: Any,
@@ -41,8 +27,8 @@ def wrap_checked(
     probes: Sequence[Probe],
     options: RuntimeOptions,
     asked: Way | None = None,
-) -> Wrapped:
-    """`proto` inside of the first ensemble that gives the mean over views.
+) -> tuple[Any, Ensemble]:
+    """`proto` inside of the first ensemble that gives the mean over views, and that ensemble.
 
     Args:
         source: What was loaded.
@@ -68,7 +54,7 @@ def wrap_checked(
             continue  # one batch is right only where that was seen
         wrapped = wrap(source, proto, ensemble)
         if inner is None:
-            return Wrapped(wrapped, ensemble)
+            return wrapped, ensemble
         try:
             reference = Reference.open(source, inner, wrapped, options)
             broken = [a for feed in feeds for a in reference.compare(feed) if not a.holds]
@@ -76,7 +62,7 @@ def wrap_checked(
             reasons.append(f"{ensemble.way}: {error}")
             continue
         if not broken:
-            return Wrapped(wrapped, ensemble)
+            return wrapped, ensemble
         reasons.append(f"{ensemble.way}: {broken[0]}")
     if asked == "batch":
         raise ModelError(
