@@ -57,8 +57,8 @@ def strip(
     if target is not None:
         model_io.check_output(target, force, model_io.paths_among(model))
     whole = model_io.load(model)
-    _check_ours(whole)
     loaded, around = unwrap(whole)
+    _check_ours(whole)
     records = read_sites(loaded.metadata)
     layers = _layers(loaded, records)
     RemoveForged(records)(loaded.graph_ir)

@@ -9,10 +9,10 @@ import torch
 
 from lipcompile import model_io
 from lipcompile.auditing.data.normalisation import Normalisation
-from lipcompile.scores import class_count, logits_behind, score_output
 from lipcompile.auditing.victim import Settings, Victim, open_victim
 from lipcompile.errors import ModelError
 from lipcompile.model_io import LoadedModel
+from lipcompile.scores import class_count, logits_behind, score_output
 
 # What a graph gives -> which output that is, and how many classes.
 FOUND = {

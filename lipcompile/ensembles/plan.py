@@ -230,6 +230,8 @@ def _batch_obstacle(model: LoadedModel, image: ImageInput) -> str | None:
     told = [info for info in model.proto.graph.value_info if info.name in tensors]
     if isinstance(batch, int) and told:
         return f"takes batches of exactly {batch} and says so of tensors inside"
+    if told and batch in image.shape[1:]:
+        return f"names another axis '{batch}' like its batch"
     marked = re.compile(r"\d+\*" + re.escape(str(batch)))
     for info in told:
         if any(marked.fullmatch(dim.dim_param) for dim in info.type.tensor_type.shape.dim):

@@ -196,7 +196,7 @@ def _apart(what: str, got: np.ndarray, expected: np.ndarray, dtype: str | None) 
     if not np.array_equal(wide[~finite], wanted[~finite], equal_nan=True):
         return Apart(what, float("inf"), allowed)
     largest = max(float(np.abs(wanted[finite]).max(initial=0.0)), 1e-30)
-    difference = float(np.abs(wide - wanted)[finite].max(initial=0.0)) / largest
+    difference = float(np.abs(wide[finite] - wanted[finite]).max(initial=0.0)) / largest
     return Apart(what, difference, allowed)
 
 

@@ -248,7 +248,7 @@ MISTAKES: list[tuple[str, int, str]] = [
     ("harden model.onnx --ensemble flip --image-input x", 2, "has no input 'x'"),
     ("harden model.onnx --ensemble flip --scores x", 2, "has no output 'x'"),
     ("harden model.onnx --ensemble flip --cr 2^-7", 2, "give calibration data"),
-    ("harden model.onnx --ensemble flip --table cut.onnx", 2, "has no table: leave --table out"),
+    ("harden model.onnx --ensemble flip --table cut.onnx", 2, "no table: leave --table out"),
     ("harden model.onnx --ensemble-mean logits", 2, "--ensemble-mean is about an ensemble"),
     ("harden model.onnx --ensemble-by batch", 2, "--ensemble-by is about an ensemble"),
     ("harden model.onnx --image-input image", 2, "--image-input is about an ensemble"),
