@@ -17,7 +17,7 @@ from lipcompile.calibration.scan import Probe, Progress, ScanOptions
 from lipcompile.calibration.table import CalibrationTable
 from lipcompile.checks import check_compaction, check_outputs, check_structure
 from lipcompile.ensembles.options import EnsembleOptions
-from lipcompile.ensembles.plan import Ensemble, plan_ensembles
+from lipcompile.ensembles.plan import Ensemble, again, plan_ensembles
 from lipcompile.ensembles.trying import wrap_checked
 from lipcompile.ensembles.wrapping import unwrap
 from lipcompile.errors import ModelError, OptionError, OutputError
@@ -201,7 +201,7 @@ def _open(
     request: Request,
 ) -> _Task:
     loaded, around = unwrap(model_io.load(model))
-    ensembles: tuple[Ensemble, ...] = () if around is None else (around,)
+    ensembles: tuple[Ensemble, ...] = () if around is None else again(around)
     if request.ensemble is not None:
         if around is not None:
             raise ModelError(

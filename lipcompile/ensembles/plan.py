@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -151,6 +151,14 @@ def _logits(model: LoadedModel, ending: ir.Node, scores: TensorSpec) -> tuple[st
             )
         node = node.inputs[0].producer() if node.inputs[0] is not None else None
     return value.name or "", str(scores.dtype)
+
+
+def again(ensemble: Ensemble) -> tuple[Ensemble, ...]:
+    """What to try around a model that had `ensemble`, once what is inside was hardened: the
+    same, and where one batch does not do any more, branches."""
+    if ensemble.way == "branches":
+        return (ensemble,)
+    return ensemble, replace(ensemble, way="branches")
 
 
 def ensemble_of(model: LoadedModel, record: Mapping[str, Any]) -> Ensemble:

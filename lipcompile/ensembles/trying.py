@@ -57,7 +57,7 @@ def wrap_checked(
             return wrapped, ensemble
         try:
             reference = Reference.open(source, inner, wrapped, options)
-            broken = [a for feed in feeds for a in reference.compare(feed) if not a.holds]
+            broken = [apart for apart in reference.compare(feeds) if not apart.holds]
         except (ModelError, RunFailure) as error:
             reasons.append(f"{ensemble.way}: {error}")
             continue

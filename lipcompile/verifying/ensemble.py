@@ -22,7 +22,7 @@ def check_ensemble(pair: Pair, samples: Samples, options: RuntimeOptions) -> Ver
     try:
         inner = Inner.open(pair.inner, pair.inner.proto, pair.ensemble, options)
         reference = Reference.open(pair.inner, inner, pair.hardened.proto, options)
-        found = [apart for feed in feeds for apart in reference.compare(feed)]
+        found = reference.compare(feeds)
     except (ModelError, RunFailure) as error:
         return VerifyCheck(NAME, False, f"it does not run: {error}")
     broken = [apart for apart in found if not apart.holds]

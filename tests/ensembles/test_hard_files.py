@@ -161,7 +161,7 @@ def test_a_last_bit_may_move_scores_as_far_as_optimising_does(way: Any) -> None:
     for without_optimisation, holds in ((exact, True), (rounded, False)):
         jumping = replace(rounded, without_optimisation=lambda to=without_optimisation: to)
         around = wrap(source, one, ensemble)
-        found = Reference.open(source, jumping, around, ONE_THREAD).compare({"x": x})
+        found = Reference.open(source, jumping, around, ONE_THREAD).compare([{"x": x}])
         assert all(apart.holds for apart in found[:-1])
         assert (found[-1].what, found[-1].holds) == ("scores", holds)
         assert 0.01 < found[-1].difference < 0.5

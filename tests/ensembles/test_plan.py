@@ -11,7 +11,7 @@ import pytest
 
 from lipcompile import model_io
 from lipcompile.ensembles.options import EnsembleOptions
-from lipcompile.ensembles.plan import Ensemble, ensemble_of, plan_ensembles
+from lipcompile.ensembles.plan import Ensemble, again, ensemble_of, plan_ensembles
 from lipcompile.ensembles.wrapping import unwrap, wrap
 from lipcompile.errors import ModelError, OptionError
 from lipcompile.model_io import LoadedModel
@@ -227,3 +227,10 @@ UNKNOWN = {
 def test_options_that_are_unknown(views: str, mean: Any, by: Any, layout: str | None) -> None:
     with pytest.raises(OptionError, match=UNKNOWN[views, mean, by, layout]):
         EnsembleOptions(views, mean, by, layout=layout)
+
+
+def test_what_is_tried_again_around_a_hardened_model() -> None:
+    """The way that it had, and branches: as where both are done at once."""
+    batch, branches = planned(loaded())
+    assert again(batch) == (batch, branches)
+    assert again(branches) == (branches,)
