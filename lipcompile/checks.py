@@ -14,6 +14,7 @@ from lipcompile.errors import CheckFailed, ModelError
 from lipcompile.model_io import LoadedModel
 from lipcompile.runtime import RuntimeOptions
 
+_TIMES = 10  # what ONNX Runtime's optimisations do to a model itself
 _MOST_SENSITIVE = 0.5  # beyond it nothing could be told from rounding
 
 
@@ -142,7 +143,7 @@ def check_compaction(
     other = replace(options, optimize=not options.optimize)
     itself = _by_output(_open(source, zeroed, other), expected)
     for apart, own in zip(found, itself, strict=True):
-        if not apart.is_rounding(10 * own.difference):
+        if not apart.is_rounding(own.difference):
             raise CheckFailed(
                 f"removing dead channels moved output '{apart.output}' of '{source.name}' by "
                 f"{apart.difference:.1e} of its largest value on calibration data, where "
@@ -159,8 +160,14 @@ class _Apart:
     difference: float  # as `Agreement.max_difference`; infinite for an output that is broken
     allowed: float
 
-    def is_rounding(self, sensitivity: float = 0.0) -> bool:
-        return self.difference <= max(self.allowed, min(sensitivity, _MOST_SENSITIVE))
+    def is_rounding(self, own: float = 0.0) -> bool:
+        return self.difference <= max(self.allowed, sensitivity(own))
+
+
+def sensitivity(own: float) -> float:
+    """What a rewrite may move an output by, where the model differs by `own` from itself when
+    ONNX Runtime takes its sums otherwise; both are shares of the largest value."""
+    return min(_TIMES * own, _MOST_SENSITIVE)
 
 
 def _by_output(session: runtime.Session, expected: Sequence[Probe]) -> list[_Apart]:

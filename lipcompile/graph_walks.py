@@ -20,6 +20,11 @@ def nodes_behind(graph: ir.Graph, value: ir.Value) -> set[ir.Node]:
     return found
 
 
+def nodes_by_output(graph: ir.Graph) -> dict[str, ir.Node]:
+    """The graph's own nodes by the names of what they give."""
+    return {value.name: node for node in graph for value in node.outputs if value.name}
+
+
 def inner_nodes(node: ir.Node) -> Iterator[ir.Node]:
     """The nodes of its subgraphs, at any depth."""
     for attribute in node.attributes.values():

@@ -9,6 +9,12 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+def default_opset(model: ir.Model) -> int:
+    """Version of ONNX's own operator set, whose domain has two spellings."""
+    imports = model.opset_imports
+    return imports.get("") or imports.get("ai.onnx", 1)
+
+
 # Operators whose constant weight makes them a linear layer.
 LINEAR_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from lipcompile.errors import ModelError
+from lipcompile.graph_walks import nodes_by_output
 from lipcompile.model_io import LoadedModel
 from lipcompile.signature import TensorSpec
 
@@ -75,7 +76,7 @@ def logits_behind(model: ir.Model, output: str) -> str:
 
 def final_softmax(model: ir.Model, output: str) -> ir.Node | None:
     """The Softmax or LogSoftmax that gives `output`, if one does."""
-    producers = {value.name: node for node in model.graph for value in node.outputs}
+    producers = nodes_by_output(model.graph)
     node = _behind(producers.get(output), _PASSING)
     return node if node is not None and node.op_type in ("Softmax", "LogSoftmax") else None
 
@@ -91,7 +92,7 @@ def logits_of_views(model: ir.Model, output: str) -> tuple[str, ...]:
         For each view what its Softmax reads, the same for all where they are one batch;
         nothing where there is no mean of probabilities.
     """
-    producers = {value.name: node for node in model.graph for value in node.outputs}
+    producers = nodes_by_output(model.graph)
     mean = _behind(producers.get(output), _PASSING | _LOGARITHM)
     if mean is None or mean.op_type not in ("Mean", "Sum"):
         return ()
@@ -103,7 +104,7 @@ def logits_of_views(model: ir.Model, output: str) -> tuple[str, ...]:
 
 def is_logarithm(model: ir.Model, output: str) -> bool:
     """Whether `output` is a logarithm."""
-    producers = {value.name: node for node in model.graph for value in node.outputs}
+    producers = nodes_by_output(model.graph)
     node = _behind(producers.get(output), _PASSING)
     return node is not None and node.op_type == "Log"
 

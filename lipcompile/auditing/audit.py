@@ -12,8 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from lipcompile import model_io
 from lipcompile.auditing.budget import Budget, parse_eps
 from lipcompile.auditing.campaign import Campaign, Notify, versions
@@ -206,9 +204,7 @@ def _run(campaign: Campaign, chosen: Preset, run: dict[str, Any], begin: float) 
 def _latency(campaign: Campaign) -> LatencyRatio:
     """On one image, or on as many as the models take at once."""
     original, hardened = (campaign.victims[role] for role in ROLES)
-    spec = original.model.inputs[0]
-    feed = original.normalisation(campaign.images.pixels[:1])
-    feeds = {spec.name: np.repeat(feed, spec.fixed_batch or 1, axis=0)}
+    feeds = original.feeds(campaign.images.pixels[:1])
     return latency_ratio(original.session, hardened.session, feeds, _PAIRS)
 
 

@@ -81,16 +81,22 @@ class Victim:
         """
         rows = [np.zeros((0, self.classes))]
         for start in range(0, len(pixels), self.batch):
-            rows.append(self._run(self.normalisation(pixels[start : start + self.batch])))
+            rows.append(self._run(pixels[start : start + self.batch]))
             self.classes = rows[-1].shape[1]
         return np.concatenate(rows if self.classes == rows[0].shape[1] else rows[1:])
 
-    def _run(self, feed: np.ndarray) -> np.ndarray:
-        spec, count = self.model.inputs[0], len(feed)
-        if spec.fixed_batch is not None and spec.fixed_batch > count:
-            padding = np.repeat(feed[-1:], spec.fixed_batch - count, axis=0)
+    def feeds(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        """What the deployed file takes for these images; the last one fills a fixed batch."""
+        spec, feed = self.model.inputs[0], self.normalisation(pixels)
+        if spec.fixed_batch is not None and spec.fixed_batch > len(feed):
+            padding = np.repeat(feed[-1:], spec.fixed_batch - len(feed), axis=0)
             feed = np.concatenate([feed, padding])
-        scores = self.session.run([self.output], {spec.name: feed})[self.output]
+        return {spec.name: feed}
+
+    def _run(self, pixels: np.ndarray) -> np.ndarray:
+        count, feeds = len(pixels), self.feeds(pixels)
+        (feed,) = feeds.values()
+        scores = self.session.run([self.output], feeds)[self.output]
         scores = np.asarray(scores, np.float64)
         if scores.ndim < 2 or len(scores) != len(feed) or scores[0].size != scores.shape[1]:
             raise ModelError(

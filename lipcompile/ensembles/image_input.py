@@ -138,7 +138,6 @@ def _as_image(spec: TensorSpec, layout: str | None) -> ImageInput:
     rank = None if spec.shape is None else len(spec.shape)
     if rank == 4:
         return ImageInput(spec, layout or layout_of(spec))
-    assert spec.shape is not None or rank is None
     if rank == 3 and not _has_channels(spec):
         return ImageInput(spec, "NCHW")
     if rank == 2:

@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lipcompile import model_io, runtime
+from lipcompile.checks import sensitivity
 from lipcompile.ensembles.plan import Ensemble
 from lipcompile.errors import RunFailure
 from lipcompile.model_io import LoadedModel
@@ -27,9 +28,6 @@ from lipcompile.runtime import RuntimeOptions, Session
 # type itself; views without a zoom are copies.
 _ROUNDING = {"float64": 1e-6, "float32": 1e-5, "float16": 4e-3, "bfloat16": 3e-2}
 _TAP = f"{MARK}.verify"
-# Where a model jumps (`hard`, quantisation), the last bit of a sum decides: then so many times
-# what ONNX Runtime's optimisations do to the model inside is allowed.
-_TIMES, _MOST_SENSITIVE = 10, 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +152,8 @@ class Reference:
         if not all(apart.holds for apart in scores):
             plain = self.inner.without_optimisation()
             own = max(_apart("", plain.mean(x), mean, dtype).difference for x, mean in seen)
-            jumps = min(_TIMES * own, _MOST_SENSITIVE)
-            scores = [replace(apart, allowed=max(apart.allowed, jumps)) for apart in scores]
+            allowed = sensitivity(own)  # where a model jumps, the last bit of a sum decides
+            scores = [replace(apart, allowed=max(apart.allowed, allowed)) for apart in scores]
         return found + scores
 
     def _views(

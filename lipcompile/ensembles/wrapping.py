@@ -40,11 +40,16 @@ def wrap(source: LoadedModel, proto: Any, ensemble: Ensemble) -> Any:
     metadata: dict[str, str | None] = {ENSEMBLE: json.dumps(ensemble.to_json())}
     if not any(prop.key == SOURCE for prop in proto.metadata_props):
         metadata = {**source_keys(source), **metadata}
-    wrapped = model_io.edit(proto, source.name, WrapEnsemble(ensemble), metadata)
+    spec = ensemble.image.spec
+    tensors: set[str] = set()
+
+    def rewrite(model: ir.Model) -> None:
+        tensors.update(_in_one_batch(model.graph, spec.name, ensemble.at))
+        WrapEnsemble(ensemble)(model)
+
+    wrapped = model_io.edit(proto, source.name, rewrite, metadata)
     if ensemble.way == "batch":
-        symbol, inside = _symbols(ensemble.image.spec, ensemble.views)
-        tensors = _in_one_batch(source.graph_ir.graph, ensemble.image.spec.name, ensemble.at)
-        model_io.rename_dimension(wrapped, symbol, inside, tensors)
+        model_io.rename_dimension(wrapped, *_symbols(spec, ensemble.views), tensors)
     return wrapped
 
 
@@ -59,14 +64,18 @@ def unwrap(loaded: LoadedModel) -> tuple[LoadedModel, Ensemble | None]:
     if record is None:
         _check_plain(loaded)
         return loaded, None
-    proto = model_io.edit(loaded.proto, loaded.name, UnwrapEnsemble(record), {ENSEMBLE: None})
+    tensors: set[str] = set()
+
+    def rewrite(model: ir.Model) -> None:
+        UnwrapEnsemble(record)(model)
+        tensors.update(_in_one_batch(model.graph, record["input"], record["at"]))
+
+    proto = model_io.edit(loaded.proto, loaded.name, rewrite, {ENSEMBLE: None})
     try:
         if record["way"] == "batch":
             (spec,) = (spec for spec in loaded.inputs if spec.name == record["input"])
             symbol, inside = _symbols(spec, parse_views(str(record["views"])))
-            plain = model_io.load(proto, loaded.base_dir)
-            names = _in_one_batch(plain.graph_ir.graph, spec.name, record["at"])
-            model_io.rename_dimension(proto, inside, symbol, names)
+            model_io.rename_dimension(proto, inside, symbol, tensors)
         inner = model_io.load(proto, loaded.base_dir)
         ensemble = ensemble_of(inner, record)
     except (InputError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -91,9 +100,9 @@ def _check_plain(loaded: LoadedModel) -> None:
 def _in_one_batch(graph: ir.Graph, image: str, scores: str) -> frozenset[str]:
     """The tensors of a model that hold all views, but for the scores: their name goes to the
     mean."""
-    given = next(value for value in graph.inputs if value.name == image)
-    outputs = [value for node in nodes_behind(graph, given) for value in node.outputs]
-    after = next(nodes_behind(graph, value) for value in outputs if value.name == scores)
+    behind = {n for v in graph.inputs if v.name == image for n in nodes_behind(graph, v)}
+    outputs = [value for node in behind for value in node.outputs]
+    after = {n for v in outputs if v.name == scores for n in nodes_behind(graph, v)}
     return frozenset(
         value.name or ""
         for value in outputs

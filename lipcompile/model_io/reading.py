@@ -20,7 +20,7 @@ from lipcompile.errors import MissingExtraError, ModelError
 from lipcompile.external_data import ExternalRange, checked_ranges, external_tensors
 from lipcompile.model_io.checking import check_file, check_graphs, check_is_model
 from lipcompile.model_io.rendering import remember, render
-from lipcompile.ops import LINEAR_OPS
+from lipcompile.ops import LINEAR_OPS, default_opset
 from lipcompile.signature import TensorSpec
 
 Kind = Literal["path", "proto", "ir", "graphsurgeon"]
@@ -58,8 +58,7 @@ class LoadedModel:
     @property
     def opset(self) -> int:
         """Version of the default operator set."""
-        imports = self.graph_ir.opset_imports
-        return imports.get("") or imports.get("ai.onnx", 1)  # two spellings of one domain
+        return default_opset(self.graph_ir)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:

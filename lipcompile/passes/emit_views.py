@@ -42,7 +42,7 @@ class ViewEmitter:
     image: ImageInput
     opset: int
     _zoomed: dict[float, ir.Value] = field(default_factory=dict)
-    _padded: dict[tuple[float, int], ir.Value] = field(default_factory=dict)
+    _padded: dict[float, ir.Value] = field(default_factory=dict)
 
     def __call__(self, views: tuple[View, ...]) -> list[ir.Value]:
         """One value per view, each in the shape of the graph input."""
@@ -79,8 +79,7 @@ class ViewEmitter:
         return self._transposed(x, (0, 2, 3, 1)) if is_last else x
 
     def _pad(self, zoom: float, value: ir.Value, margin: int) -> ir.Value:
-        key = (zoom, margin)
-        if key not in self._padded:
+        if zoom not in self._padded:
             amounts = [0] * len(self.image.shape)
             for axis in self.image.axes:
                 amounts[axis] = margin
@@ -90,8 +89,8 @@ class ViewEmitter:
                 attributes: dict[str, Any] = {"mode": "reflect"}
             else:
                 inputs, attributes = [value], {"mode": "reflect", "pads": pads}
-            self._padded[key] = self.emit("Pad", *inputs, attributes=attributes)
-        return self._padded[key]
+            self._padded[zoom] = self.emit("Pad", *inputs, attributes=attributes)
+        return self._padded[zoom]
 
     def _crop(self, padded: ir.Value, margin: int, view: View) -> ir.Value:
         """What moves down shows what lay above it: the frame moves the other way."""

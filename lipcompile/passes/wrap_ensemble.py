@@ -21,6 +21,7 @@ from lipcompile.ensembles.plan import Ensemble
 from lipcompile.errors import ModelError
 from lipcompile.forged import Emitter
 from lipcompile.graph_walks import inner_nodes, nodes_behind
+from lipcompile.ops import default_opset
 from lipcompile.passes.emit_views import ViewEmitter
 from lipcompile.records import ENSEMBLE
 
@@ -47,7 +48,7 @@ class WrapEnsemble:
             ModelError: Nothing computes the scores, or a subgraph reads the image (case 2).
         """
         graph, plan = model.graph, self.ensemble
-        opset = model.opset_imports.get("") or model.opset_imports.get("ai.onnx", 1)
+        opset = default_opset(model)
         image = next(value for value in graph.inputs if value.name == plan.image.spec.name)
         scores, producer = _computed(graph, plan.at)
         if producer not in nodes_behind(graph, image):

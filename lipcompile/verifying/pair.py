@@ -13,6 +13,7 @@ from lipcompile import model_io
 from lipcompile.ensembles.plan import Ensemble
 from lipcompile.ensembles.wrapping import unwrap
 from lipcompile.errors import ModelError
+from lipcompile.graph_walks import nodes_by_output
 from lipcompile.linear_layers import LinearLayer
 from lipcompile.model_io import LoadedModel
 from lipcompile.records import (
@@ -80,10 +81,6 @@ class Pair:
     def hardened_nodes(self) -> dict[str, ir.Node]:
         """Those of the model inside."""
         return nodes_by_output(self.inner.graph_ir.graph)
-
-
-def nodes_by_output(graph: ir.Graph) -> dict[str, ir.Node]:
-    return {value.name: node for node in graph for value in node.outputs if value.name}
 
 
 def open_pair(original: object, hardened: object) -> tuple[Pair, VerifyCheck]:
