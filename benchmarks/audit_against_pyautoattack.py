@@ -24,8 +24,8 @@ from pyautoattack import AutoAttack
 
 import lipcompile
 from lipcompile import model_io
-from lipcompile.auditing.data import open_labelled
 from lipcompile.demo import MODEL, TEST
+from lipcompile.labelled import open_labelled
 from lipcompile.torchview import TorchView, torch_view
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from lipcompile import model_io
-from lipcompile.auditing.data.normalisation import Normalisation
 from lipcompile.auditing.victim import Settings, Victim, open_victim
 from lipcompile.errors import ModelError
+from lipcompile.labelled.normalisation import Normalisation
 from lipcompile.model_io import LoadedModel
 from lipcompile.scores import class_count, logits_behind, score_output
 

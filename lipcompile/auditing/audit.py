@@ -15,7 +15,6 @@ from typing import Any, Literal
 from lipcompile import model_io
 from lipcompile.auditing.budget import Budget, parse_eps
 from lipcompile.auditing.campaign import Campaign, Notify, versions
-from lipcompile.auditing.data import open_labelled
 from lipcompile.auditing.gates import Gates
 from lipcompile.auditing.journal import Journal
 from lipcompile.auditing.masking import run_battery
@@ -29,12 +28,13 @@ from lipcompile.auditing.preconditions import (
 )
 from lipcompile.auditing.presets import ROLES, Preset, preset, run_preset
 from lipcompile.auditing.results import AuditResult, ModelOutcome
-from lipcompile.auditing.statistics import PairedDifference
 from lipcompile.auditing.victim import Settings, open_victim
 from lipcompile.calibration.preprocess.transform import Preprocess
 from lipcompile.errors import Interrupted, OptionError
+from lipcompile.labelled import open_labelled
 from lipcompile.measure import LatencyRatio, latency_ratio
 from lipcompile.scores import class_count
+from lipcompile.statistics import PairedDifference
 from lipcompile.text import count
 
 _PAIRS = 40  # of runs, for the latency ratio

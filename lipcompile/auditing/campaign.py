@@ -19,7 +19,6 @@ import torch
 
 from lipcompile.auditing.attacks import Attack
 from lipcompile.auditing.budget import Budget
-from lipcompile.auditing.data import LabelledImages
 from lipcompile.auditing.journal import Journal
 from lipcompile.auditing.judge import Deployed, Judgement, judge
 from lipcompile.auditing.pixel_model import PixelModel
@@ -27,6 +26,7 @@ from lipcompile.auditing.seeds import derived_seed, seeded
 from lipcompile.auditing.strike import Found, Strike
 from lipcompile.auditing.victim import Victim
 from lipcompile.errors import RunFailure
+from lipcompile.labelled import LabelledImages
 from lipcompile.records import SITES
 from lipcompile.runtime import package_version
 from lipcompile.torchview.backward import Gradient

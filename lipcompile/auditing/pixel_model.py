@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from lipcompile.auditing.data.normalisation import Normalisation
 from lipcompile.errors import DataError, RunFailure
+from lipcompile.labelled.normalisation import Normalisation
 from lipcompile.torchview import TorchView
 
 Batching = Literal["free", "mapped", "single"]

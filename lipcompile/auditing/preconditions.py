@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import torch
 
 from lipcompile.auditing.campaign import Campaign
-from lipcompile.auditing.statistics import exact_interval
 from lipcompile.errors import DataError, ModelError, OptionError, ProviderError
 from lipcompile.model_io import LoadedModel
 from lipcompile.records import SOURCE
+from lipcompile.statistics import exact_interval
 from lipcompile.text import percent
 
 _VALUES_PER_BATCH = 1_500_000  # pixel values; more does not fit the caches of a CPU

@@ -14,9 +14,9 @@ from lipcompile import atomic
 from lipcompile.auditing.budget import Budget
 from lipcompile.auditing.masking import Check
 from lipcompile.auditing.masking.behaviour import CurvePoint
-from lipcompile.auditing.statistics import PairedDifference, exact_interval
 from lipcompile.auditing.strike import Strike
 from lipcompile.measure import LatencyRatio
+from lipcompile.statistics import PairedDifference, exact_interval
 from lipcompile.text import percent, table
 
 Verdict = Literal["improved", "no measurable change", "worse", "masked"]

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from lipcompile import model_io
-from lipcompile.auditing.data.normalisation import Normalisation
 from lipcompile.auditing.pixel_model import PixelModel
 from lipcompile.errors import CheckFailed, ModelError, NonFiniteError, RunFailure
+from lipcompile.labelled.normalisation import Normalisation
 from lipcompile.model_io import LoadedModel
 from lipcompile.records import ENSEMBLE
 from lipcompile.runtime import RuntimeOptions, Session, open_session

@@ -11,10 +11,10 @@ import torch
 
 from lipcompile.auditing.budget import Budget
 from lipcompile.auditing.campaign import Campaign
-from lipcompile.auditing.data import LabelledImages
-from lipcompile.auditing.data.normalisation import Normalisation
 from lipcompile.auditing.journal import Journal
 from lipcompile.auditing.strike import Strike
+from lipcompile.labelled import LabelledImages
+from lipcompile.labelled.normalisation import Normalisation
 
 
 class _View(torch.nn.Module):

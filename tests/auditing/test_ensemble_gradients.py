@@ -13,9 +13,9 @@ import torch.nn.functional as F
 
 import lipcompile
 from lipcompile import Selector, model_io
-from lipcompile.auditing.data.normalisation import Normalisation
 from lipcompile.auditing.victim import Settings, Victim, open_victim
 from lipcompile.ensembles.options import EnsembleOptions
+from lipcompile.labelled.normalisation import Normalisation
 from lipcompile.torchview import torch_view
 from tests.ensembles.models import Network, in_runtime, wrapped
 from tests.ensembles.seen import VIEWS

@@ -9,8 +9,8 @@ from lipcompile.auditing.budget import Budget
 from lipcompile.auditing.gates import Gates
 from lipcompile.auditing.masking import Check
 from lipcompile.auditing.results import AuditResult, ModelOutcome
-from lipcompile.auditing.statistics import PairedDifference
 from lipcompile.errors import OptionError
+from lipcompile.statistics import PairedDifference
 
 COUNT = 100
 BELOW = "worst-case accuracy 50.00 % is below --min-robust-accuracy 51.00 %"

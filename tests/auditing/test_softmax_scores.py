@@ -14,9 +14,9 @@ import torch.nn.functional as F
 import lipcompile
 from lipcompile import model_io
 from lipcompile.auditing.audit import audit
-from lipcompile.auditing.data.normalisation import Normalisation
 from lipcompile.auditing.victim import Settings, Victim, open_victim
 from lipcompile.ensembles.options import EnsembleOptions
+from lipcompile.labelled.normalisation import Normalisation
 from tests.auditing.quick import QUICK
 from tests.ensembles.models import add_initializers, in_runtime, parse
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lipcompile import model_io
-from lipcompile.auditing.data import LabelledImages, open_labelled
+from lipcompile.labelled import LabelledImages, open_labelled
 from lipcompile.runtime import RuntimeOptions, open_session
 from tests.pack.conftest import ENTRIES, ROOT, PackModel
 

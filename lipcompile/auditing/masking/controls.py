@@ -17,12 +17,12 @@ from lipcompile import model_io
 from lipcompile.auditing.attacks import Attack
 from lipcompile.auditing.campaign import Campaign
 from lipcompile.auditing.masking.check import LEVEL, Check
-from lipcompile.auditing.statistics import mcnemar
 from lipcompile.auditing.victim import Settings, Victim, open_victim
 from lipcompile.errors import InputError, LipCompileError
 from lipcompile.model_io import LoadedModel
 from lipcompile.rebuild import rebuild, rebuild_forged
 from lipcompile.records import COLUMNS, SITES, is_ours
+from lipcompile.statistics import mcnemar
 
 # Factors on the thresholds; the second is for float16, which holds nothing below 6e-8.
 _NEAR_ZERO = (2.0**-30, 2.0**-12)

@@ -16,8 +16,8 @@ from lipcompile.auditing.masking.check import (
     Source,
 )
 from lipcompile.auditing.presets import white_box_left
-from lipcompile.auditing.statistics import sign_test
 from lipcompile.auditing.strike import Strike
+from lipcompile.statistics import sign_test
 
 _SQUARE_GAIN = 0.002  # AutoAttack's own limit, as a share of the images
 _GAP = 0.02  # how far the gap between two losses may widen, as a share of the images

@@ -25,8 +25,6 @@ from lipcompile.auditing.attacks import FGSM
 from lipcompile.auditing.audit import audit
 from lipcompile.auditing.budget import Budget
 from lipcompile.auditing.campaign import Campaign
-from lipcompile.auditing.data import LabelledImages
-from lipcompile.auditing.data.normalisation import Normalisation
 from lipcompile.auditing.journal import Journal
 from lipcompile.auditing.masking.check import Check
 from lipcompile.auditing.masking.controls import control_checks
@@ -34,6 +32,8 @@ from lipcompile.auditing.results import AuditResult
 from lipcompile.auditing.victim import Settings, open_victim
 from lipcompile.demo import CALIBRATION, MODEL, load_test_images
 from lipcompile.forged import FORMS, TARGETS, Target
+from lipcompile.labelled import LabelledImages
+from lipcompile.labelled.normalisation import Normalisation
 from tests.auditing import planted
 from tests.auditing.quick import QUICK
 from tests.auditing.synthetic import rows, strike

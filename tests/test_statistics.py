@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from lipcompile.auditing.statistics import (
+from lipcompile.statistics import (
     _GRID,
     PairedDifference,
     _sup_tail,

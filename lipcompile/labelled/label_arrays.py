@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lipcompile.auditing.data.class_names import ClassNames, parse_label
 from lipcompile.errors import DataError
+from lipcompile.labelled.class_names import ClassNames, parse_label
 
 
 def label_array(

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from lipcompile.auditing.data.array_keys import pick_images, pick_labels
-from lipcompile.auditing.data.array_pixels import array_images, array_pixels
-from lipcompile.auditing.data.label_arrays import check_range, label_array
-from lipcompile.auditing.data.label_tables import read_label_column
-from lipcompile.auditing.data.labelled import LabelledImages
-from lipcompile.auditing.data.normalisation import pixel_levels
-from lipcompile.auditing.data.request import Request
 from lipcompile.calibration.sources.array_files import ARRAY_SUFFIXES, read_arrays
 from lipcompile.errors import DataError
+from lipcompile.labelled.array_keys import pick_images, pick_labels
+from lipcompile.labelled.array_pixels import array_images, array_pixels
+from lipcompile.labelled.images import LabelledImages
+from lipcompile.labelled.label_arrays import check_range, label_array
+from lipcompile.labelled.label_tables import read_label_column
+from lipcompile.labelled.normalisation import pixel_levels
+from lipcompile.labelled.request import Request
 
 
 def open_stack(

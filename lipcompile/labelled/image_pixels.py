@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lipcompile.auditing.data.normalisation import pixel_levels
 from lipcompile.calibration.preprocess.transform import Preprocess
 from lipcompile.calibration.sources.image_files import decode, read_file
 from lipcompile.errors import DataError
+from lipcompile.labelled.normalisation import pixel_levels
 
 _MAX_BYTES = 8 << 30
 _REMEDY = "replace it, or take it out of the data"

@@ -7,18 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from lipcompile.auditing.data.image_input import image_input, resolve_transform
-from lipcompile.auditing.data.image_pixels import read_images
-from lipcompile.auditing.data.label_arrays import check_range
-from lipcompile.auditing.data.label_tables import TABLE_SUFFIXES, read_label_table
-from lipcompile.auditing.data.labelled import LabelledImages
-from lipcompile.auditing.data.labelled_files import (
-    NO_LABELS,
-    LabelledFiles,
-    class_folders,
-    tabled_files,
-)
-from lipcompile.auditing.data.request import Request
 from lipcompile.calibration.sources.paths import (
     IMAGE_SUFFIXES,
     LIST_SUFFIXES,
@@ -26,6 +14,18 @@ from lipcompile.calibration.sources.paths import (
     read_list,
 )
 from lipcompile.errors import DataError
+from lipcompile.labelled.image_input import image_input, resolve_transform
+from lipcompile.labelled.image_pixels import read_images
+from lipcompile.labelled.images import LabelledImages
+from lipcompile.labelled.label_arrays import check_range
+from lipcompile.labelled.label_tables import TABLE_SUFFIXES, read_label_table
+from lipcompile.labelled.labelled_files import (
+    NO_LABELS,
+    LabelledFiles,
+    class_folders,
+    tabled_files,
+)
+from lipcompile.labelled.request import Request
 
 
 def open_files(path: Path, ask: Request) -> LabelledImages:

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from lipcompile.auditing.data.class_names import ClassNames
-from lipcompile.auditing.data.normalisation import Normalisation
 from lipcompile.calibration.preprocess.config import Config
 from lipcompile.calibration.preprocess.transform import Preprocess
 from lipcompile.calibration.sources.opening import pick_subset
 from lipcompile.errors import DataError
+from lipcompile.labelled.class_names import ClassNames
+from lipcompile.labelled.normalisation import Normalisation
 from lipcompile.signature import TensorSpec
 
 Labels = str | os.PathLike[str] | np.ndarray | Sequence[int]

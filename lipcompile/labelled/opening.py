@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from lipcompile.auditing.data.class_names import Classes, read_classes
-from lipcompile.auditing.data.image_input import check_input
-from lipcompile.auditing.data.labelled import LabelledImages
-from lipcompile.auditing.data.opening_arrays import open_arrays, open_stack
-from lipcompile.auditing.data.opening_files import open_files
-from lipcompile.auditing.data.request import Labels, Request
 from lipcompile.calibration.preprocess.config import Config
 from lipcompile.calibration.preprocess.transform import Preprocess
 from lipcompile.calibration.sources.array_files import ARRAY_SUFFIXES, read_arrays
 from lipcompile.errors import DataError, OptionError
+from lipcompile.labelled.class_names import Classes, read_classes
+from lipcompile.labelled.image_input import check_input
+from lipcompile.labelled.images import LabelledImages
+from lipcompile.labelled.opening_arrays import open_arrays, open_stack
+from lipcompile.labelled.opening_files import open_files
+from lipcompile.labelled.request import Labels, Request
 from lipcompile.signature import TensorSpec
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lipcompile.auditing.data import image_pixels
 from lipcompile.calibration.preprocess.transform import Preprocess
 from lipcompile.errors import DataError
+from lipcompile.labelled import image_pixels
 from lipcompile.signature import TensorSpec
-from tests.auditing.data.samples import (
+from tests.labelled.samples import (
     DYNAMIC,
     FLAT,
     GREY,

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lipcompile.auditing.data.class_names import ClassNames
 from lipcompile.calibration.sources.paths import IMAGE_SUFFIXES, find_files
 from lipcompile.errors import DataError
+from lipcompile.labelled.class_names import ClassNames
 
 NO_LABELS = (
     "give a folder with one sub-folder per class, or pass --labels with a .csv of the columns"

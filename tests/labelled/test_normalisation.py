@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lipcompile.auditing.data.normalisation import Normalisation, pixel_levels
 from lipcompile.calibration.preprocess.transform import Preprocess
-from tests.auditing.data.samples import levels
+from lipcompile.labelled.normalisation import Normalisation, pixel_levels
+from tests.labelled.samples import levels
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 EXACT = [

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lipcompile.auditing.data import LabelledImages, Normalisation, open_labelled
 from lipcompile.demo import TEST
 from lipcompile.errors import DataError
+from lipcompile.labelled import LabelledImages, Normalisation, open_labelled
 from lipcompile.signature import TensorSpec
-from tests.auditing.data.samples import RGB, by_name, levels, opened, put
+from tests.labelled.samples import RGB, by_name, levels, opened, put
 
 Y = np.arange(20) % 3
 IMAGES = levels(20, 3, 5, 6)

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from lipcompile.auditing.data.image_input import (
+from lipcompile.calibration.preprocess.config import Config
+from lipcompile.calibration.preprocess.transform import Preprocess
+from lipcompile.errors import DataError
+from lipcompile.labelled.image_input import (
     Dims,
     ImageInput,
     image_input,
     resolve_transform,
 )
-from lipcompile.auditing.data.image_pixels import check_memory
-from lipcompile.calibration.preprocess.config import Config
-from lipcompile.calibration.preprocess.transform import Preprocess
-from lipcompile.errors import DataError
+from lipcompile.labelled.image_pixels import check_memory
 from lipcompile.signature import TensorSpec
 
 _ROUNDING = 1e-6  # of values that were normalised and brought back

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lipcompile.auditing.data.class_names import ClassNames, parse_label
 from lipcompile.calibration.sources.paths import IMAGE_SUFFIXES
 from lipcompile.errors import DataError
+from lipcompile.labelled.class_names import ClassNames, parse_label
 
 TABLE_SUFFIXES = (".csv", ".json")
 

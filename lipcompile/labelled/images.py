@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lipcompile.auditing.data.normalisation import Normalisation
+from lipcompile.labelled.normalisation import Normalisation
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # == on arrays has no single truth value

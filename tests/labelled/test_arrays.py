@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lipcompile.auditing.data import image_pixels
 from lipcompile.calibration.preprocess.transform import Preprocess
 from lipcompile.errors import DataError, OptionError
+from lipcompile.labelled import image_pixels
 from lipcompile.signature import TensorSpec
-from tests.auditing.data.samples import (
+from tests.labelled.samples import (
     DYNAMIC,
     FLAT,
     GREY,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lipcompile.auditing.data import LabelledImages, open_labelled
+from lipcompile.labelled import LabelledImages, open_labelled
 from lipcompile.signature import TensorSpec
 
 RGB = TensorSpec("image", "float32", ("n", 3, 5, 6))
