@@ -25,7 +25,7 @@ from lipcompile.forged import ForgedFunction, Hard, Target
 from lipcompile.forging import Forging, forge, thresholds_of
 from lipcompile.measuring import Measuring
 from lipcompile.model_io import LoadedModel
-from lipcompile.records import COLUMNS, is_hardened
+from lipcompile.records import COLUMNS, SOURCE, is_hardened
 from lipcompile.request import CrByLayer, Request, Variant, make_request
 from lipcompile.results import HardenResult, layer_rows
 from lipcompile.runtime import RuntimeOptions
@@ -126,6 +126,7 @@ def harden(
     return HardenResult(
         model=output_file if is_path else model_io.give_back(task.loaded, proto),
         name=task.loaded.name,
+        source=task.loaded.metadata.get(SOURCE, task.loaded.digest),
         output=output_file,
         files=files,
         request=request,

@@ -6,8 +6,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lipcompile import model_io
 from lipcompile.calibration.table import CalibrationTable
 from lipcompile.checks import Agreement
+from lipcompile.documents import header
 from lipcompile.ensembles.plan import Ensemble
 from lipcompile.forging import Forging
 from lipcompile.linear_layers import LinearLayer, Refusal
@@ -121,6 +123,7 @@ class HardenResult:
         model: The hardened model, as the kind of object that was handed in; for a path, the
             path of the file that was written, or None after a dry run.
         name: Name of the original.
+        source: Digest of what the original computes.
         output: The file that was written, if any.
         files: Every file that was written, the model first.
         request: What was asked for: variant, form, c_r, target.
@@ -135,6 +138,7 @@ class HardenResult:
 
     model: Any
     name: str
+    source: str
     output: Path | None
     files: tuple[Path, ...]
     request: Request
@@ -146,9 +150,17 @@ class HardenResult:
     inlined: tuple[str, ...] = ()
     dry_run: bool = False
 
+    @property
+    def digest(self) -> str | None:
+        """Digest of what the hardened model computes; None where there is none (a dry run)."""
+        return None if self.model is None else model_io.load(self.model).digest
+
     def to_json(self) -> dict[str, Any]:
         return {
+            **header("harden"),
             "model": self.name,
+            "source": self.source,
+            "digest": self.digest,
             "output": str(self.output) if self.output else None,
             "files": [str(path) for path in self.files],
             **self.request.to_json(),

@@ -15,6 +15,7 @@ from lipcompile.auditing.budget import Budget
 from lipcompile.auditing.masking import Check
 from lipcompile.auditing.masking.behaviour import CurvePoint
 from lipcompile.auditing.strike import Strike
+from lipcompile.documents import header
 from lipcompile.measure import LatencyRatio
 from lipcompile.statistics import PairedDifference, exact_interval
 from lipcompile.text import percent, table
@@ -143,6 +144,7 @@ class AuditResult:
 
     def to_json(self) -> dict[str, Any]:
         return {
+            **header("audit"),
             "verdict": self.verdict,
             "worst_case_alone": direction(self.worst),
             "original": self.original.to_json(),

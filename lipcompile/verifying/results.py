@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lipcompile.checks import Agreement
+from lipcompile.documents import header
 from lipcompile.fusions import LostFusions
 from lipcompile.measure import LatencyRatio
 from lipcompile.text import table
@@ -46,6 +47,7 @@ class VerifyResult:
         original: Name of the model before hardening.
         hardened: Name of the hardened model.
         source: Digest of what the original computes.
+        digest: Of what the hardened model computes.
         variant: "forged", "weight", or "none" for an ensemble alone.
         data: The samples in words; None where nothing was run.
         checks: In the order in which they were made.
@@ -58,6 +60,7 @@ class VerifyResult:
     original: str
     hardened: str
     source: str
+    digest: str
     variant: str
     data: str | None
     checks: tuple[VerifyCheck, ...]
@@ -78,11 +81,13 @@ class VerifyResult:
 
     def to_json(self) -> dict[str, Any]:
         return {
+            **header("verify"),
             "verdict": self.verdict,
             "holds": self.holds,
             "original": self.original,
             "hardened": self.hardened,
             "source": self.source,
+            "digest": self.digest,
             "variant": self.variant,
             "data": self.data,
             "checks": [asdict(check) for check in self.checks],

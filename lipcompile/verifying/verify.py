@@ -85,6 +85,7 @@ def verify(
         original=pair.original.name,
         hardened=pair.hardened.name,
         source=pair.hardened.metadata[SOURCE],
+        digest=pair.hardened.digest,
         variant=_variant(pair),
         data=run.samples.label if run.samples else None,
         checks=(first, *_file_checks(pair), *run.checks),

@@ -1,0 +1,126 @@
+"""Results as JSON documents: what every file of ours starts with, and how it is read again.
+
+A document is an object whose first keys say what it is:
+    schema    "lipcompile.audit/1": the kind, and the version of its layout
+    version   of the LipCompile that wrote it
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from lipcompile.errors import DataError
+from lipcompile.version import __version__
+
+Kind = Literal["harden", "audit", "sweep", "verify"]
+_LAYOUT = 1  # raised when a key changes its meaning or goes
+_MAX_BYTES = 256 << 20
+
+
+def header(kind: Kind) -> dict[str, Any]:
+    """The first keys of a document."""
+    return {"schema": f"lipcompile.{kind}/{_LAYOUT}", "version": __version__}
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A result that was read from a file.
+
+    Attributes:
+        kind: Which command made it.
+        name: Base name of the file, for messages.
+        content: The object, as the command's result wrote it.
+    """
+
+    kind: Kind
+    name: str
+    content: dict[str, Any]
+
+    @property
+    def original(self) -> str | None:
+        """Digest of the model before hardening."""
+        match self.kind:
+            case "audit":
+                return _text(self.content["original"].get("digest"))
+            case "sweep":
+                return _text(self.content["model"].get("digest"))
+            case _:
+                return _text(self.content.get("source"))
+
+    @property
+    def hardened(self) -> str | None:
+        """Digest of the hardened model, where the document is about one."""
+        match self.kind:
+            case "audit":
+                return _text(self.content["hardened"].get("digest"))
+            case "harden" | "verify":
+                return _text(self.content.get("digest"))
+            case _:
+                return None
+
+
+def read_document(path: Path) -> Document:
+    """Reads what `harden --save-result`, or `-o` of audit, sweep and verify wrote.
+
+    Raises:
+        DataError: It cannot be read, is no such document, or has another layout.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise DataError(
+                f"'{path}' has {path.stat().st_size:,} bytes, which no result of LipCompile "
+                "has: name the JSON that a command wrote"
+            )
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(
+            f"'{path}' cannot be read ({error.strerror}): check the path"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"'{path}' is no JSON ({error}): name the file that --save-result (harden) or -o "
+            "(audit, sweep, verify) wrote"
+        ) from error
+    return Document(_kind(path, content), path.name, content)
+
+
+def _kind(path: Path, content: object) -> Kind:
+    schema = content.get("schema") if isinstance(content, dict) else None
+    for kind in get_args(Kind):
+        if schema == f"lipcompile.{kind}/{_LAYOUT}":
+            return kind  # type: ignore[no-any-return]
+    if isinstance(schema, str) and schema.startswith("lipcompile."):
+        assert isinstance(content, dict)
+        raise DataError(
+            f"'{path}' has the layout '{schema}', written by LipCompile "
+            f"{content.get('version', 'of unknown version')}, and {__version__} reads layout "
+            f"{_LAYOUT} of {', '.join(get_args(Kind))}: run the command again with {__version__}"
+        )
+    raise DataError(
+        f"'{path}' does not say which result it is (no \"schema\"): it comes from an older "
+        f"version of LipCompile, or from another program; run the command again with "
+        f"{__version__}"
+    )
+
+
+def check_one_model(documents: list[Document]) -> None:
+    """All documents are about one original, and about one hardened model where they name one.
+
+    Raises:
+        DataError: They are not.
+    """
+    for what in ("original", "hardened"):
+        known = [(one, digest) for one in documents if (digest := getattr(one, what))]
+        for one, digest in known[1:]:
+            if digest != known[0][1]:
+                raise DataError(
+                    f"'{known[0][0].name}' and '{one.name}' are about different {what} models "
+                    f"({known[0][1][:19]} and {digest[:19]}): give results of one model"
+                )
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
