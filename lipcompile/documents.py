@@ -94,10 +94,11 @@ def _kind(path: Path, content: object) -> Kind:
             return kind  # type: ignore[no-any-return]
     if isinstance(schema, str) and schema.startswith("lipcompile."):
         assert isinstance(content, dict)
+        made = content.get("version", "of unknown version")
         raise DataError(
-            f"'{path}' has the layout '{schema}', written by LipCompile "
-            f"{content.get('version', 'of unknown version')}, and {__version__} reads layout "
-            f"{_LAYOUT} of {', '.join(get_args(Kind))}: run the command again with {__version__}"
+            f"'{path}' has the layout '{schema}', written by LipCompile {made}, and "
+            f"{__version__} reads layout {_LAYOUT} of {', '.join(get_args(Kind))}: run the "
+            f"command again with {__version__}"
         )
     raise DataError(
         f"'{path}' does not say which result it is (no \"schema\"): it comes from an older "
