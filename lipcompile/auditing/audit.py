@@ -203,7 +203,7 @@ def _run(campaign: Campaign, chosen: Preset, run: dict[str, Any], begin: float) 
 
 def _latency(campaign: Campaign) -> LatencyRatio:
     """On one image, or on as many as the models take at once."""
-    original, hardened = (campaign.victims[role] for role in ROLES)
+    original, hardened = (campaign.victims[role].file for role in ROLES)
     feeds = original.feeds(campaign.images.pixels[:1])
     return latency_ratio(original.session, hardened.session, feeds, _PAIRS)
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from lipcompile import model_io
 from lipcompile.auditing.pixel_model import PixelModel
-from lipcompile.errors import CheckFailed, ModelError, NonFiniteError, RunFailure
+from lipcompile.errors import CheckFailed, ModelError
+from lipcompile.labelled.classifier import Classifier, is_right, open_classifier
 from lipcompile.labelled.normalisation import Normalisation
 from lipcompile.model_io import LoadedModel
 from lipcompile.records import ENSEMBLE
-from lipcompile.runtime import RuntimeOptions, Session, open_session
-from lipcompile.scores import is_logarithm, logits_behind, logits_of_views, score_output
+from lipcompile.runtime import RuntimeOptions
+from lipcompile.scores import is_logarithm, logits_behind, logits_of_views
 from lipcompile.torchview import torch_view
 from lipcompile.torchview.backward import Gradient, surrogates
 
@@ -48,70 +48,46 @@ class Victim:
 
     Attributes:
         role: "original" or "hardened".
-        model: The model.
-        session: ONNX Runtime on the very file that is deployed.
-        normalisation: How pixels become its input.
-        output: Name of the graph output with the class scores.
+        file: What is deployed.
         device: Where the torch views are.
-        batch: Images per run of ONNX Runtime.
         threads: Of ONNX Runtime.
-        classes: Number of scores per image, once something was run.
     """
 
     role: str
-    model: LoadedModel
-    session: Session
-    normalisation: Normalisation
-    output: str
+    file: Classifier
     device: torch.device
-    batch: int
     threads: int
-    classes: int = 0
     _views: dict[Gradient, PixelModel] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        return self.model.name
+        return self.file.model.name
+
+    @property
+    def model(self) -> LoadedModel:
+        return self.file.model
+
+    @property
+    def output(self) -> str:
+        """Name of the graph output with the class scores."""
+        return self.file.output
+
+    @property
+    def batch(self) -> int:
+        """Images per run of ONNX Runtime."""
+        return self.file.batch
+
+    @property
+    def classes(self) -> int:
+        return self.file.classes
 
     def deployed(self, pixels: np.ndarray) -> np.ndarray:
-        """Class scores of the deployed file: float64 [N, K] for float32 [N, C, H, W].
-
-        Raises:
-            ModelError: The output is not one row of scores per image.
-        """
-        rows = [np.zeros((0, self.classes))]
-        for start in range(0, len(pixels), self.batch):
-            rows.append(self._run(pixels[start : start + self.batch]))
-            self.classes = rows[-1].shape[1]
-        return np.concatenate(rows if self.classes == rows[0].shape[1] else rows[1:])
-
-    def feeds(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
-        """What the deployed file takes for these images; the last one fills a fixed batch."""
-        spec, feed = self.model.inputs[0], self.normalisation(pixels)
-        if spec.fixed_batch is not None and spec.fixed_batch > len(feed):
-            padding = np.repeat(feed[-1:], spec.fixed_batch - len(feed), axis=0)
-            feed = np.concatenate([feed, padding])
-        return {spec.name: feed}
-
-    def _run(self, pixels: np.ndarray) -> np.ndarray:
-        count, feeds = len(pixels), self.feeds(pixels)
-        (feed,) = feeds.values()
-        scores = self.session.run([self.output], feeds)[self.output]
-        scores = np.asarray(scores, np.float64)
-        if scores.ndim < 2 or len(scores) != len(feed) or scores[0].size != scores.shape[1]:
-            raise ModelError(
-                f"output '{self.output}' of '{self.name}' has shape {list(scores.shape)} for "
-                f"{len(feed)} images, which is not one row of class scores per image: audit "
-                "takes classifiers; name another output with --scores"
-            )
-        flat: np.ndarray = scores.reshape(len(feed), -1)
-        return flat[:count]
+        """Class scores of the deployed file: float64 [N, K] for float32 [N, C, H, W]."""
+        return self.file.scores(pixels)
 
     def is_right(self, pixels: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """bool [N]: the deployed file gives the label the highest score, and no NaN."""
-        scores = self.deployed(pixels)
-        right: np.ndarray = (scores.argmax(axis=1) == labels) & ~np.isnan(scores).any(axis=1)
-        return right
+        return is_right(self.deployed(pixels), labels)
 
     def view(self, gradient: Gradient = "exact") -> PixelModel:
         """The model in torch, with the true or a surrogate gradient; made once.
@@ -126,7 +102,7 @@ class Victim:
             logits = self.averaged or (logits_behind(self.model.graph_ir, self.output),)
             outputs = tuple(dict.fromkeys(logits))
             view = torch_view(self.model, gradient=really, outputs=outputs)
-            built = PixelModel(view, self.normalisation, len(logits)).to(self.device)
+            built = PixelModel(view, self.file.normalisation, len(logits)).to(self.device)
             built.weights_channels_last()
             if first := next(iter(self._views.values()), None):
                 built.batching = first.batching
@@ -184,19 +160,15 @@ def open_victim(
     """
     # Sessions and torch take turns; ONNX Runtime's idle threads must not wait actively.
     options = RuntimeOptions(threads=settings.threads, spinning=False)
-    source = model.path or model_io.serialize(model.proto)
-    fixed = model.inputs[0].fixed_batch
-    victim = Victim(
-        role,
+    file, scores = open_classifier(
         model,
-        open_session(source, options, model.base_dir),
         normalisation,
-        score_output(model, settings.scores).name,
-        device,
-        fixed or settings.batch,
-        settings.threads,
+        pixels,
+        options,
+        output=settings.scores,
+        batch=settings.batch,
     )
-    scores = _first_scores(victim, pixels)
+    victim = Victim(role, file, device, settings.threads)
     _check_deterministic(victim, pixels, scores)
     first = torch.from_numpy(pixels[:3]).to(device)
     victim.view().fit(first)
@@ -208,27 +180,6 @@ def open_victim(
             "to compare with; export the model without it"
         )
     return victim
-
-
-def _first_scores(victim: Victim, pixels: np.ndarray) -> np.ndarray:
-    try:
-        scores = victim.deployed(pixels)
-    except RunFailure:
-        if victim.batch == 1 or victim.model.inputs[0].fixed_batch is not None:
-            raise
-        victim.batch = 1  # the batch axis is declared dynamic and is not
-        scores = victim.deployed(pixels)
-    if scores.shape[1] < 2:
-        raise ModelError(
-            f"output '{victim.output}' of '{victim.name}' has one value per image: audit "
-            "takes classifiers with a score for each of two or more classes"
-        )
-    if np.isnan(scores).any():
-        raise NonFiniteError(
-            f"'{victim.name}' gives NaN as class scores: check the preprocessing (--mean, "
-            "--std, --preprocess)"
-        )
-    return scores
 
 
 def _check_deterministic(victim: Victim, pixels: np.ndarray, scores: np.ndarray) -> None:

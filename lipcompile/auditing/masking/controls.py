@@ -135,7 +135,7 @@ def _rebuild(
         return open_victim(
             "placebo",
             rebuilt,
-            original.normalisation,
+            original.file.normalisation,
             campaign.images.pixels[:_PROBES],
             original.device,
             Settings(original.output, original.batch, original.threads),
