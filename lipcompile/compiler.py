@@ -6,31 +6,25 @@ load -> find sites -> calibrate -> thresholds -> rewrite -> check -> save
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lipcompile import model_io
 from lipcompile.calibration.calibrate import default_table
-from lipcompile.calibration.scan import Probe, Progress, ScanOptions
+from lipcompile.calibration.scan import Progress, ScanOptions
 from lipcompile.calibration.table import CalibrationTable
-from lipcompile.checks import check_compaction, check_outputs, check_structure
+from lipcompile.compiling import compile_task, open_task
 from lipcompile.ensembles.options import EnsembleOptions
-from lipcompile.ensembles.plan import Ensemble, again, plan_ensembles
-from lipcompile.ensembles.trying import wrap_checked
-from lipcompile.ensembles.wrapping import unwrap
-from lipcompile.errors import ModelError, OptionError, OutputError
-from lipcompile.forged import ForgedFunction, Hard, Target
-from lipcompile.forging import Forging, forge, thresholds_of
+from lipcompile.errors import OptionError, OutputError
+from lipcompile.forged import ForgedFunction, Target
 from lipcompile.measuring import Measuring
 from lipcompile.model_io import LoadedModel
-from lipcompile.records import COLUMNS, SOURCE, is_hardened
+from lipcompile.records import SOURCE
 from lipcompile.request import CrByLayer, Request, Variant, make_request
 from lipcompile.results import HardenResult, layer_rows
 from lipcompile.runtime import RuntimeOptions
-from lipcompile.sites import Selection, Selector, find_sites, require_sites
-from lipcompile.zeroing import Zeroing, zero
+from lipcompile.sites import Selector
 
 
 def harden(
@@ -109,32 +103,26 @@ def harden(
     how = scan or ScanOptions(), runtime or RuntimeOptions()
     targets = _Targets.named(model, output, save_table, dry_run)
     targets.check(force, model_io.paths_among(model, table, calib))
-    task = _open(model, selector, how[1], force, request)
+    task = open_task(model, selector, how[1], force, request)
     beside = default_table(task.loaded.name, targets.model)
     measuring = Measuring(task.loaded, task.selection, calib, table, *how, beside, progress)
     measured, probes = measuring.run(request)
-    done = _rewrite(task, request, measured)
-    inside = task.loaded.proto if done is None else done.proto
-    if isinstance(done, Zeroing) and done.uncompacted is not None:
-        check_compaction(task.loaded, done.uncompacted, inside, probes, task.runtime)
-    proto, ensemble_around = _wrap(task, request, inside, probes)
-    check_structure(task.loaded, proto)
-    agreement = check_outputs(task.loaded, proto, probes, task.runtime)
-    files = targets.write(task.loaded, proto, measured)
+    compiled = compile_task(task, request, measured, probes)
+    files = targets.write(task.loaded, compiled.proto, measured)
     output_file = files[0] if files else None
     is_path = task.loaded.kind == "path"
     return HardenResult(
-        model=output_file if is_path else model_io.give_back(task.loaded, proto),
+        model=output_file if is_path else model_io.give_back(task.loaded, compiled.proto),
         name=task.loaded.name,
         source=task.loaded.metadata.get(SOURCE, task.loaded.digest),
         output=output_file,
         files=files,
         request=request,
         table=measured,
-        rows=layer_rows(task.selection, done),
-        compaction=done.compaction if isinstance(done, Zeroing) else None,
-        ensemble=ensemble_around,
-        agreement=agreement,
+        rows=layer_rows(task.selection, compiled.done),
+        compaction=compiled.compaction,
+        ensemble=compiled.ensemble,
+        agreement=compiled.agreement,
         inlined=task.loaded.inlined,
         dry_run=dry_run,
     )
@@ -151,92 +139,6 @@ def _check_data(request: Request, calib: object, table: object, save_table: obje
     elif calib is None and table is None:
         raise OptionError(
             "hardening needs activations: give calibration data (--calib) or a table (--table)"
-        )
-
-
-def _rewrite(
-    task: _Task, request: Request, table: CalibrationTable | None
-) -> Forging | Zeroing | None:
-    """Decides on every site and edits the graph; raises before the first edit."""
-    if table is None:
-        return None
-    form = request.form or Hard()
-    thresholds = thresholds_of(task.selection, table, request.c_r, form)
-    if request.weight is not None:
-        return zero(task.loaded, thresholds, request.weight, table, request.c_r)
-    return forge(task.loaded, thresholds, form, request.target, table, request.c_r)
-
-
-def _wrap(
-    task: _Task, request: Request, proto: Any, probes: Sequence[Probe]
-) -> tuple[Any, Ensemble | None]:
-    """`proto` inside of the first ensemble that works, and which; as it is without one."""
-    if not task.ensembles:
-        return proto, None
-    asked = request.ensemble.by if request.ensemble is not None else None
-    return wrap_checked(task.loaded, proto, task.ensembles, probes, task.runtime, asked)
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """What is to be hardened, and how.
-
-    Attributes:
-        loaded: The model, without the ensemble that may have stood around it.
-        selection: Its layers; none for variant "none".
-        ensembles: What is put around the result, the cheapest first; nothing if empty.
-        runtime: Providers and threads.
-    """
-
-    loaded: LoadedModel
-    selection: Selection
-    ensembles: tuple[Ensemble, ...]
-    runtime: RuntimeOptions
-
-
-def _open(
-    model: object,
-    selector: Selector | None,
-    runtime: RuntimeOptions,
-    force: bool,
-    request: Request,
-) -> _Task:
-    loaded, around = unwrap(model_io.load(model))
-    ensembles: tuple[Ensemble, ...] = () if around is None else again(around)
-    if request.ensemble is not None:
-        if around is not None:
-            raise ModelError(
-                f"'{loaded.name}' has an ensemble already ({around}), and its views would be "
-                "viewed again: harden the original, or the result of 'lipcompile "
-                "strip', with one --ensemble that names all views"
-            )
-        ensembles = plan_ensembles(loaded, request.ensemble)
-    selection = find_sites(loaded.graph_ir, selector)
-    if request.variant == "none":
-        if selector not in (None, Selector()):
-            raise OptionError(
-                "variant none hardens no layer, so there is nothing to select: leave --rule, "
-                "--include, --exclude and --op-types out, or add --variant forged"
-            )
-        return _Task(loaded, replace(selection, sites=(), refusals=()), ensembles, runtime)
-    _check_not_hardened(loaded, force, request)
-    require_sites(selection, loaded.name)
-    request.c_r.assign(selection)  # before any long work
-    return _Task(loaded, selection, ensembles, runtime)
-
-
-def _check_not_hardened(loaded: LoadedModel, force: bool, request: Request) -> None:
-    if not is_hardened(loaded.metadata):
-        return
-    if request.weight is not None or COLUMNS in loaded.metadata:
-        raise ModelError(
-            f"'{loaded.name}' is hardened already, and weights are edited in an original "
-            "alone: harden that"
-        )
-    if not force:
-        raise ModelError(
-            f"'{loaded.name}' is hardened already: harden the original, or pass --force to "
-            "forge layers that are not forged yet"
         )
 
 
