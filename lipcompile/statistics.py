@@ -8,6 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from scipy import optimize, special, stats
 
+from lipcompile.text import percent
+
 _BETA = 0.001  # Berger and Boos's own choice
 _GRID = 65
 _TAIL = 1e-12  # mass that the sum over m may leave out; it counts as evidence for the null
@@ -26,6 +28,21 @@ def exact_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[fl
         return 0.0, 1.0
     interval = stats.binomtest(successes, n).proportion_ci(confidence, method="exact")
     return float(interval.low), float(interval.high)
+
+
+def near_chance(right: np.ndarray, classes: int) -> str | None:
+    """A note for readers, where guessing may explain how often a classifier was right.
+
+    Args:
+        right: bool [N], N >= 1.
+        classes: How many there are to guess from.
+    """
+    if exact_interval(int(right.sum()), len(right))[0] > 1 / classes:
+        return None
+    return (
+        f"the original is right on {percent(right.mean())} of {len(right)} images, which "
+        f"chance ({percent(1 / classes)}) may explain: check labels and preprocessing"
+    )
 
 
 def sign_test(positive: int, negative: int) -> float:

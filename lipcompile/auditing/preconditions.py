@@ -11,8 +11,7 @@ from lipcompile.auditing.campaign import Campaign
 from lipcompile.errors import DataError, ModelError, OptionError, ProviderError
 from lipcompile.model_io import LoadedModel
 from lipcompile.records import SOURCE
-from lipcompile.statistics import exact_interval
-from lipcompile.text import percent
+from lipcompile.statistics import near_chance
 
 _VALUES_PER_BATCH = 1_500_000  # pixel values; more does not fit the caches of a CPU
 _MOST = 64
@@ -109,19 +108,9 @@ def check_labels(campaign: Campaign) -> None:
             f"'{victim.name}' gives {classes} scores per image and its original {before}: "
             "they do not belong together"
         )
-    largest = int(images.labels.max())
-    if largest >= classes:
-        where = images.names[int(images.labels.argmax())]
-        raise DataError(
-            f"label {largest} of '{where}' has no score: '{victim.name}' gives {classes} "
-            f"scores, for labels 0 to {classes - 1}; check the labels"
-        )
-    right = campaign.clean["original"]
-    if exact_interval(int(right.sum()), len(right))[0] <= 1 / classes:
-        campaign.notes.append(
-            f"the original is right on {percent(right.mean())} of {len(right)} images, which "
-            f"chance ({percent(1 / classes)}) may explain: check labels and preprocessing"
-        )
+    images.check_labels(classes, victim.name)
+    if (note := near_chance(campaign.clean["original"], classes)) is not None:
+        campaign.notes.append(note)
 
 
 def note_floor(campaign: Campaign) -> None:

@@ -145,7 +145,7 @@ def prepare_counting(
         model: The model.
         sites: Its sites; those whose maximum is 0 have no threshold, and are left out.
         table: The maxima.
-        c_rs: Relative thresholds, each with 0 < c_r < 1.
+        c_rs: Relative thresholds, each with 0 <= c_r < 1; 0 counts what is 0 anyway.
         data: What to count in; it need not be what the maxima were measured on.
         options: How to read the data.
         runtime: Providers and threads.
@@ -166,6 +166,10 @@ def _thresholds(site: Site, absmax: float, c_rs: Sequence[float]) -> tuple[float
         return ()
     try:
         # Two c_r may be one number in a 16-bit type.
-        return tuple(dict.fromkeys(Hard().threshold(c_r * absmax, site.dtype) for c_r in c_rs))
+        return tuple(
+            dict.fromkeys(
+                Hard().threshold(c_r * absmax, site.dtype) if c_r else 0.0 for c_r in c_rs
+            )
+        )
     except DataError as error:
         raise DataError(f"{site.layers[0].label}: {error}") from error

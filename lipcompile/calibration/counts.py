@@ -25,7 +25,7 @@ class SiteCounts:
     Attributes:
         tensor: Name of the site's tensor.
         axis: The axis of the features, as in `Columns.data_axis`.
-        c: Threshold, in the unit of x, rounded to the site's dtype; > 0.
+        c: Threshold, in the unit of x, rounded to the site's dtype; 0 counts zeros.
         seen: How many elements each feature has over all samples.
         suppressed: For each feature, how many of them are not above c in magnitude.
     """
@@ -37,7 +37,7 @@ class SiteCounts:
     suppressed: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.c) and self.c > 0 and self.seen > 0):
+        if not (math.isfinite(self.c) and self.c >= 0 and self.seen > 0):
             problem = f"{self.seen} elements per feature at threshold {self.c}"
         elif not self.suppressed:
             problem = "no feature"

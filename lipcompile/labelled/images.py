@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from lipcompile.errors import DataError
 from lipcompile.labelled.normalisation import Normalisation
 
 
@@ -40,6 +41,29 @@ class LabelledImages:
         assert count and count == len(self.labels) == len(self.names) <= self.available
         assert self.pixels.dtype == np.float32 and self.labels.dtype == np.int64
         object.__setattr__(self, "digest", _digest(self.pixels, self.labels))
+
+    def subset(self, rows: np.ndarray) -> LabelledImages:
+        """Those of the images whose indices are in `rows`, in this order."""
+        names = tuple(self.names[row] for row in rows)
+        return replace(self, pixels=self.pixels[rows], labels=self.labels[rows], names=names)
+
+    def check_labels(self, classes: int, model: str) -> None:
+        """Every label has a score.
+
+        Args:
+            classes: How many scores the model gives.
+            model: Its name.
+
+        Raises:
+            DataError: One has none.
+        """
+        largest = int(self.labels.max())
+        if largest >= classes:
+            where = self.names[int(self.labels.argmax())]
+            raise DataError(
+                f"label {largest} of '{where}' has no score: '{model}' gives {classes} "
+                f"scores, for labels 0 to {classes - 1}; check the labels"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """What was read and how, without the images."""

@@ -125,7 +125,6 @@ def test_counts_of_another_number_of_features_do_not_merge():
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"c": 0.0}, "40 elements per feature at threshold 0.0"),
         ({"c": -1.0}, "at threshold -1.0"),
         ({"c": math.nan}, "at threshold nan"),
         ({"c": math.inf}, "at threshold inf"),

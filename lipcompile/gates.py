@@ -1,0 +1,105 @@
+"""Gates: what a pipeline asks of a hardened model, under the same names in every command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lipcompile.errors import OptionError
+from lipcompile.findings import Finding
+from lipcompile.measure import LatencyRatio
+from lipcompile.text import percent
+
+AGREEMENT = "--min-agreement"
+DROP = "--max-accuracy-drop"
+LATENCY = "--max-latency-ratio"
+ROBUST = "--min-robust-accuracy"
+NOT_RUN = "the models did not both run"
+NO_SCORES = "the first output is no vector of class scores"
+
+
+@dataclass(frozen=True, slots=True)
+class Gates:
+    """Conditions on a hardened model; None asks for nothing. At the very bound a gate holds.
+
+    Each method judges one measurement, and gives nothing where the gate was not set. What
+    could not be measured does not hold.
+
+    Attributes:
+        min_agreement: Least share of samples with the original's class, in [0, 1].
+        max_accuracy_drop: How far accuracy may lie below the original's, in [0, 1].
+        max_latency_ratio: Largest median of hardened over original latency, > 0.
+        min_robust_accuracy: Least worst-case accuracy, in [0, 1].
+    """
+
+    min_agreement: float | None = None
+    max_accuracy_drop: float | None = None
+    max_latency_ratio: float | None = None
+    min_robust_accuracy: float | None = None
+
+    def __post_init__(self) -> None:
+        shares = {
+            AGREEMENT: (self.min_agreement, "0.99 for 99 %"),
+            DROP: (self.max_accuracy_drop, "0.01 for one point"),
+            ROBUST: (self.min_robust_accuracy, "0.3 for 30 %"),
+        }
+        for flag, (share, example) in shares.items():
+            if share is not None and not 0 <= share <= 1:
+                raise OptionError(
+                    f"{flag} {share:g} is out of range: give a share from 0 to 1, for example "
+                    f"{example}"
+                )
+        most = self.max_latency_ratio
+        if most is not None and not 0 < most < float("inf"):
+            raise OptionError(f"{LATENCY} {most:g} is out of range: give a ratio such as 1.06")
+
+    def agreement(self, share: float | None, missing: str = NO_SCORES) -> tuple[Finding, ...]:
+        """Judges the share of samples for which both models give the same class."""
+        least = self.min_agreement
+        if least is None:
+            return ()
+        if share is None:
+            why = f"top-1 agreement cannot be measured ({missing})"
+            return (Finding(AGREEMENT, False, why),)
+        bound = f"{AGREEMENT} {percent(least)}"
+        return _judged(
+            AGREEMENT, share >= least, f"top-1 agreement is {percent(share)}", bound
+        )
+
+    def accuracy_drop(self, which: str, drop: float) -> tuple[Finding, ...]:
+        """Judges by how much one accuracy, "clean" or "worst-case", fell."""
+        most = self.max_accuracy_drop
+        if most is None:
+            return ()
+        name, bound = f"{DROP}, {which}", f"{DROP} {percent(most)}"
+        fact = f"{which} accuracy fell by {percent(drop)}"
+        if drop <= 0:
+            fact = f"{which} accuracy did not fall"
+        return _judged(name, drop <= most, fact, bound, "more than")
+
+    def latency(
+        self, ratio: LatencyRatio | None, missing: str = NOT_RUN
+    ) -> tuple[Finding, ...]:
+        """Judges the median latency ratio."""
+        most = self.max_latency_ratio
+        if most is None:
+            return ()
+        if ratio is None:
+            why = f"latency ratio cannot be measured ({missing})"
+            return (Finding(LATENCY, False, why),)
+        fact, bound = f"latency ratio is {ratio.median:.3f}", f"{LATENCY} {most:g}"
+        return _judged(LATENCY, ratio.median <= most, fact, bound, "above")
+
+    def robust_accuracy(self, share: float) -> tuple[Finding, ...]:
+        """Judges the worst-case accuracy."""
+        least = self.min_robust_accuracy
+        if least is None:
+            return ()
+        fact, bound = f"worst-case accuracy is {percent(share)}", f"{ROBUST} {percent(least)}"
+        return _judged(ROBUST, share >= least, fact, bound)
+
+
+def _judged(
+    name: str, holds: bool, fact: str, bound: str, how: str = "below"
+) -> tuple[Finding, ...]:
+    relation = "within" if holds else how
+    return (Finding(name, holds, f"{fact}, {relation} {bound}"),)

@@ -1,0 +1,200 @@
+"""One setting, built and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from lipcompile import model_io
+from lipcompile.calibration.scan import Probe
+from lipcompile.calibration.table import CalibrationTable
+from lipcompile.compiling import Compiled, Task, compile_task, open_task
+from lipcompile.errors import CheckFailed, InputError, LipCompileError, NonFiniteError
+from lipcompile.measure import LatencyRatio, latency_ratio
+from lipcompile.model_io import LoadedModel
+from lipcompile.runtime import RuntimeOptions
+from lipcompile.sites import Selector
+from lipcompile.statistics import PairedDifference, exact_interval
+from lipcompile.sweeping.examples import Examples, Run
+from lipcompile.sweeping.settings import Setting
+from lipcompile.sweeping.strength import LayerStrength, Strengths, singular_of, suppressed_of
+from lipcompile.zeroing import Zeroing
+
+PAIRS = 40  # of runs, for the latency ratio
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A share of samples, with its exact 95 % interval (Clopper and Pearson)."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    @classmethod
+    def of(cls, hits: np.ndarray) -> Share:
+        """From bool [N], N >= 1."""
+        low, high = exact_interval(int(hits.sum()), len(hits))
+        return cls(float(hits.mean()), low, high, len(hits))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"value": self.value, "interval": [self.low, self.high], "n": self.n}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answers:
+    """What a hardened model answers on some of the samples, beside the original.
+
+    Attributes:
+        accuracy: Share of correct answers, with labels.
+        clean: Its paired difference from the original's.
+        agreement: Share of samples with the original's class.
+    """
+
+    accuracy: Share | None
+    clean: PairedDifference | None
+    agreement: Share
+
+    @classmethod
+    def of(
+        cls,
+        original: np.ndarray,
+        hardened: np.ndarray,
+        labels: np.ndarray | None,
+        rows: np.ndarray,
+    ) -> Answers:
+        """From classes [N] of both models, on the samples `rows`."""
+        agreement = Share.of(original[rows] == hardened[rows])
+        if labels is None:
+            return cls(None, None, agreement)
+        before, after = (classes[rows] == labels[rows] for classes in (original, hardened))
+        return cls(Share.of(after), PairedDifference.of(before, after), agreement)
+
+    @property
+    def drop(self) -> float:
+        """By how much clean accuracy fell; without labels, by how much it can have fallen."""
+        return -self.clean.difference if self.clean is not None else 1 - self.agreement.value
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "accuracy": self.accuracy.to_json() if self.accuracy else None,
+            "clean_difference": self.clean.to_json() if self.clean else None,
+            "agreement": self.agreement.to_json(),
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trial:
+    """What was measured of a setting.
+
+    Attributes:
+        setting: The setting.
+        problem: Why it could not be built or run; nothing else is known then.
+        model: The hardened model.
+        run: Its session and its answers on all samples.
+        latency: Over the original's.
+        layers: What it does to each layer, in graph order; none for an ensemble alone.
+    """
+
+    setting: Setting
+    problem: str | None = None
+    model: LoadedModel | None = None
+    run: Run | None = None
+    latency: LatencyRatio | None = None
+    layers: tuple[LayerStrength, ...] = ()
+
+    @property
+    def singular(self) -> tuple[float, float] | None:
+        """Mean and worst over the layers: the singular ratios, where there are any."""
+        return singular_of(self.layers)
+
+    @property
+    def suppressed(self) -> float | None:
+        """Mean over the layers."""
+        return suppressed_of(self.layers)
+
+    def to_json(self) -> dict[str, Any]:
+        mean, worst = self.singular or (None, None)
+        return {
+            **self.setting.to_json(),
+            "flags": self.setting.flags(),
+            "problem": self.problem,
+            "latency": asdict(self.latency) if self.latency else None,
+            "layers": [layer.to_json() for layer in self.layers],
+            "suppressed": self.suppressed,
+            "singular_mean": mean,
+            "singular_worst": worst,
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bench:
+    """What every setting is built from and measured with.
+
+    Attributes:
+        model: The original, as the user handed it in.
+        source: The same, loaded; its graph is not edited.
+        selector: Which layers are wanted.
+        table: Maxima, and counts at every c_r.
+        probes: Calibration samples with the original's outputs, to check outputs on.
+        strengths: What thresholds do to each layer.
+        examples: Samples to answer.
+        original: The original's answers.
+        options: Where models run.
+    """
+
+    model: object
+    source: LoadedModel
+    selector: Selector | None
+    table: CalibrationTable | None
+    probes: Sequence[Probe]
+    strengths: Strengths | None
+    examples: Examples
+    original: Run
+    options: RuntimeOptions
+
+    def try_out(self, setting: Setting) -> Trial:
+        """Builds and measures a setting; a setting that cannot be had is no failure."""
+        try:
+            task, compiled = self.build(setting)
+            model = model_io.load(compiled.proto, task.loaded.base_dir)
+            run = self.examples.run(model)
+        except (InputError, CheckFailed, NonFiniteError) as error:
+            return Trial(setting, str(error))
+        latency = latency_ratio(self.original.session, run.session, self.original.feeds, PAIRS)
+        return Trial(setting, None, model, run, latency, self._layers(setting, task, compiled))
+
+    def answers(self, setting: Setting) -> np.ndarray | None:
+        """Its classes on all samples, and nothing else; None where it cannot be had."""
+        try:
+            task, compiled = self.build(setting)
+            model = model_io.load(compiled.proto, task.loaded.base_dir)
+            return self.examples.run(model).classes
+        except LipCompileError:
+            return None
+
+    def build(self, setting: Setting) -> tuple[Task, Compiled]:
+        """The hardened model, checked.
+
+        Raises:
+            LipCompileError: It cannot be had.
+        """
+        request = setting.request()
+        selector = None if setting.variant == "none" else self.selector
+        task = open_task(self.model, selector, self.options, False, request)
+        table = None if setting.variant == "none" else self.table
+        return task, compile_task(task, request, table, self.probes)
+
+    def _layers(
+        self, setting: Setting, task: Task, compiled: Compiled
+    ) -> tuple[LayerStrength, ...]:
+        if setting.c_r is None or self.strengths is None:
+            return ()
+        if isinstance(compiled.done, Zeroing):
+            done = compiled.done
+            return self.strengths.zeroed(done.plans, done.thresholds)
+        return self.strengths.at(setting.request().c_r.assign(task.selection))
