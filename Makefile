@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
 
-demo: $(VENV)/.cpu ## Harden the bundled model on bundled images (about a minute)
+demo: $(VENV)/.cpu ## Harden the bundled model on bundled images, and write a report (a minute)
 	$(BIN)/lipcompile demo --output-dir demo-output --force
 
 test: $(VENV)/.test ## Run the test suite
@@ -29,7 +29,7 @@ format: $(VENV)/.lint ## Rewrite the code in the house format
 
 # clean_accuracy and weight_variant need labelled images of one's own, and are not among them.
 BENCHMARKS := calibration_overhead inference_overhead blocked_layout optimisation_sensitivity \
-	torchview_speed audit_against_pyautoattack
+	torchview_speed serving audit_against_pyautoattack
 
 bench: $(VENV)/.test ## Run the benchmarks; they print ratios with n and spread
 	for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
@@ -42,7 +42,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.cpu: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) -e ".[cpu]"
+	$(PIP) -e ".[cpu,report]"
 	@touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt tests/zoo/requirements.txt | $(VENV)/bin/python

@@ -1,6 +1,6 @@
 """harden(): the one place where the steps meet.
 
-load -> find sites -> calibrate -> thresholds -> rewrite -> check -> save
+load -> find sites -> calibrate -> thresholds -> rewrite -> check -> gates -> save
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from lipcompile.calibration.table import CalibrationTable
 from lipcompile.compiling import compile_task, open_task
 from lipcompile.ensembles.options import EnsembleOptions
 from lipcompile.errors import OptionError, OutputError
+from lipcompile.findings import failures
 from lipcompile.forged import ForgedFunction, Target
+from lipcompile.gates import Gates
+from lipcompile.harden_gates import judge, require_data
 from lipcompile.measuring import Measuring
 from lipcompile.model_io import LoadedModel
 from lipcompile.records import SOURCE
@@ -43,6 +46,8 @@ def harden(
     selector: Selector | None = None,
     scan: ScanOptions | None = None,
     runtime: RuntimeOptions | None = None,
+    min_agreement: float | None = None,
+    max_latency_ratio: float | None = None,
     output: str | os.PathLike[str] | None = None,
     save_table: str | os.PathLike[str] | None = None,
     force: bool = False,
@@ -82,6 +87,10 @@ def harden(
         selector: Which layers are wanted.
         scan: How to read the data.
         runtime: Execution providers and threads.
+        min_agreement: Gate: least top-1 agreement with the original on calibration samples, in
+            [0, 1].
+        max_latency_ratio: Gate: largest median of hardened over original latency, on one
+            calibration sample.
         output: The file to write; for a path the default is `<stem>.hardened.onnx` beside
             it, for other kinds nothing is written by default.
         save_table: Where to write the calibration table as well, if anywhere.
@@ -90,7 +99,8 @@ def harden(
         progress: Called with samples done and samples in all (None if unknown).
 
     Returns:
-        The result; `result.model` is the hardened model in the kind that was handed in.
+        The result; `result.model` is the hardened model in the kind that was handed in. Where
+        a gate does not hold it is None, no model was written, and `failed_gates` says why.
 
     Raises:
         LipCompileError: See `lipcompile.errors`. No model was written; on `Interrupted` the
@@ -100,6 +110,8 @@ def harden(
         cr, cr_by_layer, variant, form, target, zero_rate, compact, ensemble
     )
     _check_data(request, calib, table, save_table)
+    gates = Gates(min_agreement=min_agreement, max_latency_ratio=max_latency_ratio)
+    require_data(gates, calib)
     how = scan or ScanOptions(), runtime or RuntimeOptions()
     targets = _Targets.named(model, output, save_table, dry_run)
     targets.check(force, model_io.paths_among(model, table, calib))
@@ -108,11 +120,15 @@ def harden(
     measuring = Measuring(task.loaded, task.selection, calib, table, *how, beside, progress)
     measured, probes = measuring.run(request)
     compiled = compile_task(task, request, measured, probes)
-    files = targets.write(task.loaded, compiled.proto, measured)
+    judged, latency = judge(
+        gates, task.loaded, compiled.proto, probes, compiled.agreement, task.runtime
+    )
+    allowed = not failures(judged)
+    files = targets.write(task.loaded, compiled.proto if allowed else None, measured)
     output_file = files[0] if files else None
-    is_path = task.loaded.kind == "path"
+    in_memory = allowed and task.loaded.kind != "path"
     return HardenResult(
-        model=output_file if is_path else model_io.give_back(task.loaded, compiled.proto),
+        model=model_io.give_back(task.loaded, compiled.proto) if in_memory else output_file,
         name=task.loaded.name,
         source=task.loaded.metadata.get(SOURCE, task.loaded.digest),
         output=output_file,
@@ -125,6 +141,8 @@ def harden(
         agreement=compiled.agreement,
         inlined=task.loaded.inlined,
         dry_run=dry_run,
+        latency=latency,
+        gates=judged,
     )
 
 
@@ -177,9 +195,9 @@ class _Targets:
     def write(
         self, loaded: LoadedModel, proto: Any, table: CalibrationTable | None
     ) -> tuple[Path, ...]:
-        """Writes the table, then the model; returns the model's files."""
+        """Writes the table, then the model unless it is None; returns the model's files."""
         if self.table is not None and table is not None and not self.dry_run:
             table.save(self.table)
-        if self.model is None or self.dry_run:
+        if self.model is None or self.dry_run or proto is None:
             return ()
         return model_io.save(loaded, proto, self.model)

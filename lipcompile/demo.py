@@ -1,4 +1,4 @@
-"""The demo: harden a bundled classifier on bundled images, and measure what changed.
+"""The demo: harden a bundled classifier on bundled images, measure it, and write a report.
 
 The model is a small residual network for Fashion-MNIST, adversarially trained at eps_linf
 = 0.1 by `examples/train_demo_model.py`; the images are Zalando's (MIT licence).
@@ -6,6 +6,7 @@ The model is a small residual network for Fashion-MNIST, adversarially trained a
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from lipcompile import atomic
 from lipcompile.calibration.scan import Progress
 from lipcompile.compiler import harden
-from lipcompile.errors import OutputError
+from lipcompile.errors import MissingExtraError, OutputError
+from lipcompile.findings import document
 from lipcompile.measure import LatencyRatio, latency_ratio, predictions
 from lipcompile.results import HardenResult
 from lipcompile.runtime import RuntimeOptions, Session, open_session
@@ -30,9 +33,12 @@ This shows what hardening costs. It does not show that the model is more robust:
 attacks which know of the forged functions, which is what "lipcompile audit" runs.
 
 Try next:
+  lipcompile sweep YOUR_MODEL.onnx --calib YOUR_IMAGES/ --data LABELLED/ -o sweep.json
   lipcompile audit HARDENED.onnx --original YOUR_MODEL.onnx --data LABELLED/ --eps 8/255
   lipcompile harden YOUR_MODEL.onnx --calib YOUR_IMAGES/ --cr 2^-7
   lipcompile inspect YOUR_MODEL.onnx --rule all"""
+
+_NO_REPORT = 'none: pip install "lipcompile[report]" to have one'
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,8 @@ class DemoResult:
         accuracy_after: The same for the hardened model.
         changed: How many test images get another class than before.
         latency: Latency of the hardened model over the original's, at batch 1.
+        report: The page with all of it and a sweep of other settings; None without the extra
+            that writes it.
     """
 
     hardened: HardenResult
@@ -54,6 +62,7 @@ class DemoResult:
     accuracy_after: float
     changed: int
     latency: LatencyRatio
+    report: Path | None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -68,6 +77,7 @@ class DemoResult:
                 "high": self.latency.high,
                 "pairs": self.latency.pairs,
             },
+            "report": str(self.report) if self.report is not None else None,
         }
 
     def __str__(self) -> str:
@@ -83,6 +93,7 @@ class DemoResult:
             ("calibration", str(CALIBRATION)),
             ("test images", str(TEST)),
             ("hardened", str(self.hardened.output)),
+            ("report", str(self.report) if self.report is not None else _NO_REPORT),
         )
         measured = table(("measured", "value"), rows)[1:]
         return "\n".join([str(self.hardened), "", *measured, "", _AFTERWORD])
@@ -91,7 +102,7 @@ class DemoResult:
 def run_demo(
     output_dir: Path, *, force: bool = False, progress: Progress | None = None
 ) -> DemoResult:
-    """Hardens the bundled model into `output_dir` and measures accuracy and latency.
+    """Hardens the bundled model into `output_dir`, measures it, and writes a report.
 
     Raises:
         LipCompileError: As `harden`; for example when the output exists and `force` is off.
@@ -121,7 +132,26 @@ def run_demo(
         accuracy_after=float((new == labels).mean()),
         changed=int((old != new).sum()),
         latency=latency_ratio(before, after, {"image": images[:1]}),
+        report=_report(hardened, output_dir),
     )
+
+
+def _report(hardened: HardenResult, folder: Path) -> Path | None:
+    """Sweeps other settings, and writes what both say: JSON, and one page of HTML."""
+    try:
+        from lipcompile.report import read_report, write_report
+        from lipcompile.sweeping.sweep import sweep
+
+        swept = sweep(MODEL, CALIBRATION, TEST)
+        files = []
+        for name, result in (("harden", hardened), ("sweep", swept)):
+            files.append(folder / f"{name}.json")
+            atomic.write_bytes(files[-1], json.dumps(document(result), indent=1).encode())
+        page = folder / "report.html"
+        write_report(read_report(files), [page], force=True)
+    except MissingExtraError:
+        return None
+    return page
 
 
 def load_test_images() -> tuple[np.ndarray, np.ndarray]:

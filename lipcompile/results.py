@@ -11,8 +11,10 @@ from lipcompile.calibration.table import CalibrationTable
 from lipcompile.checks import Agreement
 from lipcompile.documents import header
 from lipcompile.ensembles.plan import Ensemble
+from lipcompile.findings import Finding, failures
 from lipcompile.forging import Forging
 from lipcompile.linear_layers import LinearLayer, Refusal
+from lipcompile.measure import LatencyRatio
 from lipcompile.passes.drop_dead_channels import CompactionReport
 from lipcompile.passes.zero_columns import ColumnPlan
 from lipcompile.placement import SitePlan, Threshold
@@ -121,7 +123,8 @@ class HardenResult:
 
     Attributes:
         model: The hardened model, as the kind of object that was handed in; for a path, the
-            path of the file that was written, or None after a dry run.
+            path of the file that was written, or None after a dry run. None as well where a
+            gate does not hold.
         name: Name of the original.
         source: Digest of what the original computes.
         output: The file that was written, if any.
@@ -134,6 +137,8 @@ class HardenResult:
         agreement: Outputs against the original's, or None without calibration data.
         inlined: Local functions that were inlined.
         dry_run: Nothing was written.
+        latency: Of the hardened model over the original's, where a gate asked for it.
+        gates: Conditions of the user, if any; no model is written unless all of them hold.
     """
 
     model: Any
@@ -149,6 +154,23 @@ class HardenResult:
     agreement: Agreement | None
     inlined: tuple[str, ...] = ()
     dry_run: bool = False
+    latency: LatencyRatio | None = None
+    gates: tuple[Finding, ...] = ()
+
+    @property
+    def failed_gates(self) -> tuple[str, ...]:
+        """Gates that do not hold, in words."""
+        return failures(self.gates)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """What was checked before anything was written, and every gate."""
+        checks = [Finding("signature and structure", True, "as those of the original")]
+        if self.table is not None:
+            checks.append(Finding("layers", None, self._layers_line()))
+        finite = None if self.agreement is None else True  # a result is made only where it is
+        n = "no" if self.agreement is None else f"{self.agreement.samples}"
+        checks.append(Finding("finite outputs", finite, f"on {n} calibration samples"))
+        return (*checks, Finding("agreement", None, self._agreement_line()), *self.gates)
 
     @property
     def digest(self) -> str | None:
@@ -167,6 +189,8 @@ class HardenResult:
             "layers": [asdict(row) for row in self.rows],
             "compaction": self.compaction.to_json() if self.compaction else None,
             "agreement": self.agreement.to_json() if self.agreement else None,
+            "latency": asdict(self.latency) if self.latency else None,
+            "failed_gates": list(self.failed_gates),
             "inlined": list(self.inlined),
             "dry_run": self.dry_run,
             "ensemble": self.ensemble.to_json() if self.ensemble else None,
@@ -220,8 +244,13 @@ class HardenResult:
             lines.append(f"warning: the hardened model often disagrees; {advice}")
         if self.agreement is not None and self.agreement.original_has_nan:
             lines.append("warning: the original model gives NaN on calibration data")
+        if self.latency is not None:
+            lines.append(f"latency, hardened / original: {self.latency}")
         if self.dry_run:
             lines.append("dry run: nothing was written")
+        elif self.failed_gates:
+            lines.append("no model was written, since a gate does not hold")
+        lines += [f"gate failed: {gate}" for gate in self.failed_gates]
         for path in self.files:
             lines.append(f"wrote '{path}' ({path.stat().st_size:,} bytes)")
         return lines

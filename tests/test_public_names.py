@@ -22,7 +22,8 @@ WALLS = {
     "onnx": ("model_io/",),
     "onnx_graphsurgeon": ("model_io/",),
     "torch": ("torchview/", "auditing/"),
-    "matplotlib": (),
+    "matplotlib": ("report/plots.py",),
+    "mlflow": ("tracking.py",),
 }
 
 

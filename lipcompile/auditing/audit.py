@@ -12,10 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from lipcompile import model_io
 from lipcompile.auditing.budget import Budget, parse_eps
 from lipcompile.auditing.campaign import Campaign, Notify, versions
-from lipcompile.auditing.gates import Gates
+from lipcompile.auditing.gates import judge
 from lipcompile.auditing.journal import Journal
 from lipcompile.auditing.masking import run_battery
 from lipcompile.auditing.preconditions import (
@@ -31,7 +33,8 @@ from lipcompile.auditing.results import AuditResult, ModelOutcome
 from lipcompile.auditing.victim import Settings, open_victim
 from lipcompile.calibration.preprocess.transform import Preprocess
 from lipcompile.errors import Interrupted, OptionError
-from lipcompile.labelled import open_labelled
+from lipcompile.gates import Gates
+from lipcompile.labelled import LabelledImages, open_labelled
 from lipcompile.measure import LatencyRatio, latency_ratio
 from lipcompile.scores import class_count
 from lipcompile.statistics import PairedDifference
@@ -61,7 +64,9 @@ def audit(
     batch_size: int | None = None,
     threads: int = 0,
     min_robust_accuracy: float | None = None,
-    max_drop: float | None = None,
+    max_accuracy_drop: float | None = None,
+    max_latency_ratio: float | None = None,
+    min_agreement: float | None = None,
     journal: str | os.PathLike[str] | None = None,
     notify: Notify | None = None,
 ) -> AuditResult:
@@ -74,7 +79,8 @@ def audit(
     Args:
         hardened: A path, `onnx.ModelProto`, `onnx_ir.Model` or graphsurgeon `Graph`.
         original: The same, before hardening.
-        data: Labelled images: a folder of class folders, a CSV, .npz, or a pair of arrays.
+        data: Labelled images: a folder of class folders, a CSV, .npz, a pair of arrays, or
+            `LabelledImages` as they are.
         eps: Radius in pixel units in [0, 1], before normalisation: 0.031 or "8/255".
         norm: "linf" or "l2".
         samples: At most so many images, drawn by `data_seed`; None takes all.
@@ -91,7 +97,11 @@ def audit(
         batch_size: Images per batch of an attack; None chooses by size.
         threads: Of ONNX Runtime and torch; 0 lets them choose.
         min_robust_accuracy: Gate: least worst-case accuracy of the hardened model, in [0, 1].
-        max_drop: Gate: how far its clean and worst-case accuracy may lie below the original's.
+        max_accuracy_drop: Gate: how far its clean and its worst-case accuracy may lie below
+            the original's, in [0, 1].
+        max_latency_ratio: Gate: largest median of hardened over original latency.
+        min_agreement: Gate: least share of the images that both models give the same class
+            without attack, in [0, 1].
         journal: Folder for intermediate results, from which an interrupted audit goes on.
         notify: Told what was done, line by line.
 
@@ -103,7 +113,8 @@ def audit(
             deterministic, or whose torch view disagrees with ONNX Runtime.
     """
     begin = time.perf_counter()
-    gates, budget = Gates(min_robust_accuracy, max_drop), Budget(parse_eps(eps), norm)
+    gates = Gates(min_agreement, max_accuracy_drop, max_latency_ratio, min_robust_accuracy)
+    budget = Budget(parse_eps(eps), norm)
     chosen = attacks if isinstance(attacks, Preset) else preset(attacks)
     if min(seed, data_seed, threads) < 0 or (batch_size is not None and batch_size < 1):
         raise OptionError(
@@ -113,18 +124,20 @@ def audit(
     where = open_device(device)
     before, after = model_io.load(original), model_io.load(hardened)
     notes = check_pair(before, after)
-    images = open_labelled(
-        data,
-        after.inputs,
-        num_classes=class_count(after, scores),
-        model=after.name,
-        samples=samples,
-        seed=data_seed,
-        labels=labels,
-        classes=classes,
-        preprocess=preprocess,
-        image_flags=image_flags,
-    )
+    images = data
+    if not isinstance(images, LabelledImages):
+        images = open_labelled(
+            data,
+            after.inputs,
+            num_classes=class_count(after, scores),
+            model=after.name,
+            samples=samples,
+            seed=data_seed,
+            labels=labels,
+            classes=classes,
+            preprocess=preprocess,
+            image_flags=image_flags,
+        )
     settings = Settings(scores, batch_size or batch_for(images.pixels[0].size, where), threads)
     with torch_threads(threads):
         victims = {
@@ -148,7 +161,7 @@ def audit(
             result = _run(campaign, chosen, run, begin)
         except KeyboardInterrupt as interrupt:
             raise _interrupted(campaign) from interrupt
-    return replace(result, failed_gates=gates.failures(result))
+    return replace(result, gates=judge(gates, result))
 
 
 def _run(campaign: Campaign, chosen: Preset, run: dict[str, Any], begin: float) -> AuditResult:
@@ -198,7 +211,16 @@ def _run(campaign: Campaign, chosen: Preset, run: dict[str, Any], begin: float) 
         versions=versions(),
         seconds=time.perf_counter() - begin,
         latency=_latency(campaign),
+        agreement=_agreement(campaign),
     )
+
+
+def _agreement(campaign: Campaign) -> float:
+    """Share of the images that both files give the same class; NaN agrees with nothing."""
+    pixels = campaign.images.pixels
+    first, second = (campaign.victims[role].deployed(pixels) for role in ROLES)
+    known = ~(np.isnan(first).any(axis=1) | np.isnan(second).any(axis=1))
+    return float((known & (first.argmax(axis=1) == second.argmax(axis=1))).mean())
 
 
 def _latency(campaign: Campaign) -> LatencyRatio:

@@ -16,6 +16,7 @@ from lipcompile.auditing.masking import Check
 from lipcompile.auditing.masking.behaviour import CurvePoint
 from lipcompile.auditing.strike import Strike
 from lipcompile.documents import header
+from lipcompile.findings import Finding, failures
 from lipcompile.measure import LatencyRatio
 from lipcompile.statistics import PairedDifference, exact_interval
 from lipcompile.text import percent, table
@@ -89,7 +90,8 @@ class AuditResult:
         versions: Packages that took part.
         seconds: Wall time.
         latency: Of the hardened model over the original's: what the difference costs.
-        failed_gates: Gates that do not hold, in words.
+        agreement: Share of the images that both models give the same class without attack.
+        gates: Conditions of the user, where there are any.
     """
 
     original: ModelOutcome
@@ -110,7 +112,8 @@ class AuditResult:
     versions: dict[str, str]
     seconds: float
     latency: LatencyRatio | None = None
-    failed_gates: tuple[str, ...] = ()
+    agreement: float | None = None
+    gates: tuple[Finding, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -118,6 +121,22 @@ class AuditResult:
         if any(check.failed for check in self.checks):
             return "masked"
         return direction(self.worst)
+
+    @property
+    def failed_gates(self) -> tuple[str, ...]:
+        """Gates that do not hold, in words."""
+        return failures(self.gates)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """The verdict with its numbers, every masking check, and every gate."""
+        numbers = {"clean accuracy": self.clean, "worst-case accuracy": self.worst}
+        informs = [
+            Finding(f"{k}, hardened - original", None, str(v)) for k, v in numbers.items()
+        ]
+        if self.latency is not None:
+            informs.append(Finding("latency, hardened / original", None, str(self.latency)))
+        checks = [Finding(c.name, c.passed, c.evidence) for c in self.checks]
+        return (Finding("verdict", None, self.verdict), *informs, *checks, *self.gates)
 
     def save_examples(self, path: str | os.PathLike[str]) -> None:
         """Writes what broke each image of each model, for others to replay: a .npz.
@@ -152,6 +171,7 @@ class AuditResult:
             "clean_difference": self.clean.to_json(),
             "worst_case_difference": self.worst.to_json(),
             "latency": asdict(self.latency) if self.latency else None,
+            "agreement": self.agreement,
             "failed_gates": list(self.failed_gates),
             "masking_checks": [check.to_json() for check in self.checks],
             "paths": [strike.to_json() for strike in self.strikes],

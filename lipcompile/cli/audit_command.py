@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 
 import click
 
-from lipcompile import atomic, model_io
+from lipcompile.cli.evidence import Evidence, evidence_flags, stop_where_failed
+from lipcompile.cli.long_work import Notes, journal_beside, parse_samples
 from lipcompile.cli.options import image_flags, image_from
-from lipcompile.cli.show import format_flag, show, unheard
-from lipcompile.errors import GateFailed, OptionError, OutputError
+from lipcompile.cli.show import format_flag
 
 
 @click.command("audit")
@@ -78,11 +75,23 @@ from lipcompile.errors import GateFailed, OptionError, OutputError
     help="Gate: exit 1 where the hardened model's worst case is lower, or masked.",
 )
 @click.option(
-    "--max-drop",
+    "--max-accuracy-drop",
     type=float,
     metavar="SHARE",
     help="Gate: exit 1 where its clean or worst-case accuracy is lower than the original's "
     "by more.",
+)
+@click.option(
+    "--max-latency-ratio",
+    type=float,
+    metavar="X",
+    help="Gate: exit 1 where the median latency ratio is larger.",
+)
+@click.option(
+    "--min-agreement",
+    type=float,
+    metavar="SHARE",
+    help="Gate: exit 1 where both models give fewer images the same class without attack.",
 )
 @click.option(
     "-o", "--output", metavar="JSON", help="Write the result as JSON to this file as well."
@@ -93,6 +102,7 @@ from lipcompile.errors import GateFailed, OptionError, OutputError
     help="Write what broke each image of each model, for others to replay.",
 )
 @click.option("--force", is_flag=True, help="Replace existing files.")
+@evidence_flags("audit", outputs=("output", "save_examples"))
 @click.option(
     "--journal",
     metavar="DIR",
@@ -107,7 +117,7 @@ def command(
     hardened: str,
     original: str,
     data: str,
-    output: str | None,
+    evidence: Evidence,
     save_examples: str | None,
     force: bool,
     samples: str,
@@ -135,71 +145,28 @@ def command(
     from lipcompile.auditing.audit import audit
     from lipcompile.auditing.journal import Journal
 
-    target = Path(output) if output is not None else None
-    examples = Path(save_examples) if save_examples is not None else None
-    files = [flags[name] for name in ("labels", "classes", "preprocess") if flags[name]]
-    inputs = model_io.paths_among(hardened, original, data, *files)
-    for path in (target, examples):
-        if path is not None:
-            model_io.check_output(path, force, inputs)
-    if target is not None and examples is not None and target.resolve() == examples.resolve():
-        raise OutputError(
-            f"the result and its examples would both be written to '{target}': name another "
-            "file with --save-examples"
-        )
     folder = (
         Path(journal)
         if journal is not None
-        else _journal_for(hardened, [original, data, samples, *sorted(flags.items())])
+        else journal_beside(
+            hardened, "audit", [original, data, samples, *sorted(flags.items())]
+        )
     )
     result = audit(
         hardened,
         original,
         data,
-        samples=_samples(samples),
+        samples=parse_samples(samples),
         journal=folder,
-        notify=None if quiet or no_progress else _Notes(),
+        notify=None if quiet or no_progress else Notes(),
         **image_from(flags),
         **flags,
     )
     try:
-        if target is not None:
-            atomic.write_bytes(target, json.dumps(result.to_json(), indent=1).encode())
-        if examples is not None:
-            result.save_examples(examples)
-    finally:  # hours of work are shown even where they cannot be written
-        with unheard():
-            show(result, format_, quiet, target)
+        if save_examples is not None:
+            result.save_examples(Path(save_examples))
+    finally:
+        evidence.publish(result, format_, quiet)
     if journal is None:
         Journal(folder).remove()
-    if result.failed_gates:
-        raise GateFailed("; ".join(result.failed_gates))
-
-
-def _journal_for(hardened: str, settings: list[Any]) -> Path:
-    """A folder beside the model, for audits with these settings alone."""
-    digest = hashlib.sha256(repr(settings).encode()).hexdigest()
-    return model_io.beside(Path(hardened), f".audit-journal-{digest[:8]}")
-
-
-def _samples(text: str) -> int | None:
-    if text == "all":
-        return None
-    try:
-        return int(text)
-    except ValueError as error:
-        raise OptionError(
-            f"--samples '{text}' is no number: give one like 500, or all"
-        ) from error
-
-
-class _Notes:
-    """Lines on standard error, each with the minutes since the start."""
-
-    def __init__(self) -> None:
-        self._start = time.monotonic()
-
-    def __call__(self, text: str) -> None:
-        minutes, seconds = divmod(int(time.monotonic() - self._start), 60)
-        with unheard():
-            click.echo(f"{minutes:3d}:{seconds:02d}  {text}", err=True)
+    stop_where_failed(result)

@@ -16,7 +16,7 @@ from lipcompile.demo import run_demo
     default="lipcompile-demo",
     show_default=True,
     metavar="DIR",
-    help="Where to write the hardened model.",
+    help="Where to write the hardened model and the report.",
 )
 @click.option("--force", is_flag=True, help="Replace an earlier demo's output.")
 @format_flag
@@ -26,7 +26,8 @@ def command(output_dir: str, force: bool, format_: str, no_progress: bool) -> No
 
     A small residual network for Fashion-MNIST, adversarially trained, is hardened on 512
     bundled images; then its clean accuracy on 1,000 labelled images and its latency are
-    compared with the original's. CPU only, no network.
+    compared with the original's, other settings are tried, and a report is written. CPU only,
+    no network.
     """
     with progress("calibrating", not no_progress) as update:
         result = run_demo(Path(output_dir), force=force, progress=update)

@@ -6,8 +6,9 @@ from typing import Any, get_args
 
 import click
 
+from lipcompile.cli.evidence import Evidence, evidence_flags
 from lipcompile.cli.options import DATA_HELP, scanning_flags, scanning_options
-from lipcompile.cli.show import progress, show
+from lipcompile.cli.show import progress
 from lipcompile.compiler import harden
 from lipcompile.ensembles.options import EnsembleOptions, Mean, Way
 from lipcompile.errors import OptionError
@@ -95,12 +96,29 @@ from lipcompile.forged import FORMS, TARGETS, ForgedFunction, make_form
     help="Where to write the model.  [default: MODEL with the ending .hardened.onnx]",
 )
 @click.option("--save-table", metavar="JSON", help="Write the calibration table as well.")
+@click.option("--save-result", metavar="JSON", help="Write the result as JSON as well.")
+@click.option(
+    "--min-agreement",
+    type=float,
+    metavar="SHARE",
+    help="Gate: write no model and exit 1 where the top-1 agreement with the original, on "
+    "calibration samples, is lower.",
+)
+@click.option(
+    "--max-latency-ratio",
+    type=float,
+    metavar="X",
+    help="Gate: write no model and exit 1 where the median latency ratio is larger.",
+)
 @click.option(
     "--force",
     is_flag=True,
     help="Replace existing output; harden further layers of a hardened model.",
 )
-@click.option("--dry-run", is_flag=True, help="Do everything but write.")
+@click.option(
+    "--dry-run", is_flag=True, help="Do everything but write the model and the table."
+)
+@evidence_flags("harden", outputs=("save_result",), elsewhere=("output", "save_table"))
 @scanning_flags
 def command(
     model: str,
@@ -111,6 +129,7 @@ def command(
     no_progress: bool,
     format_: str,
     quiet: bool,
+    evidence: Evidence,
     **flags: Any,
 ) -> None:
     """Harden a model: forged functions, zeroed weight columns, or an ensemble of views.
@@ -137,9 +156,9 @@ def command(
             scan=scan,
             runtime=runtime,
             progress=update,
-            **flags,
+            **{name: value for name, value in flags.items() if value is not None},
         )
-    show(result, format_, quiet)
+    evidence.conclude(result, format_, quiet)
 
 
 def _form(name: str | None, a: float | None, b: float | None) -> ForgedFunction | None:

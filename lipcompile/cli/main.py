@@ -24,7 +24,11 @@ COMMANDS = {
     "inspect": "List linear layers, and what would be done to them.",
     "verify": "Check that a hardened model is what its provenance says.",
     "strip": "Give back the model as it was before hardening.",
+    "sweep": "Find the setting to ship: c_r, form and variant.",
     "audit": "Attack a hardened model and its original, and compare them.",
+    "report": "Make one page of what the other commands found.",
+    "export-triton": "Put a model into a Triton model repository.",
+    "log-mlflow": "Log results to MLflow.",
     "demo": "Harden a bundled classifier, and measure it.",
     "doctor": "Check versions, execution providers and extras.",
 }
@@ -39,9 +43,12 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"lipcompile.cli.{cmd_name}_command")
-        command: click.Command = module.command
-        return command
+        stem = cmd_name.replace("-", "_")
+        module = importlib.import_module(f"lipcompile.cli.{stem}_command")
+        # Not above: it loads what the list of commands has no use for.
+        from lipcompile.cli.config import configured
+
+        return configured(module.command, tuple(COMMANDS))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -7,7 +7,7 @@ import errno
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ import click
 
 from lipcompile.calibration.scan import Progress
 from lipcompile.errors import SaveError
+from lipcompile.findings import Judged, document, reason
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -39,9 +40,31 @@ def show(result: Result, format_: str, quiet: bool, wrote: Path | None = None) -
     """Prints a result in the format that was asked for, as text with the file it went to."""
     if quiet:
         return
-    text = json.dumps(result.to_json(), indent=1) if format_ == "json" else str(result)
-    if wrote is not None and format_ == "text":
-        text += f"\nwrote '{wrote}'"
+    if format_ == "json":
+        _print(json.dumps(result.to_json(), indent=1))
+    else:
+        _print("\n".join([str(result), *_written([wrote] if wrote is not None else [])]))
+
+
+def show_judged(
+    result: Judged, format_: str, quiet: bool, wrote: Sequence[Path | None] = ()
+) -> None:
+    """As `show`; what stops a pipeline is the first line of text, and the first key."""
+    if quiet:
+        return
+    if format_ == "json":
+        _print(json.dumps(document(result), indent=1))
+        return
+    why = reason(result)
+    head = [] if why is None else [f"FAILED: {why}"]
+    _print("\n".join([*head, str(result), *_written([x for x in wrote if x is not None])]))
+
+
+def _written(paths: Sequence[Path]) -> list[str]:
+    return [f"wrote '{path}'" for path in paths]
+
+
+def _print(text: str) -> None:
     try:
         click.echo(text)
     except OSError as error:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import click
 
-from lipcompile import atomic, model_io
 from lipcompile.calibration.scan import ScanOptions
+from lipcompile.cli.evidence import Evidence, evidence_flags
 from lipcompile.cli.options import (
     image_flags,
     image_from,
@@ -17,8 +15,7 @@ from lipcompile.cli.options import (
     runtime_flags,
     runtime_from,
 )
-from lipcompile.cli.show import progress, show, unheard
-from lipcompile.errors import GateFailed
+from lipcompile.cli.show import progress
 from lipcompile.verifying.verify import verify
 
 
@@ -64,7 +61,8 @@ from lipcompile.verifying.verify import verify
 @click.option(
     "-o", "--output", metavar="JSON", help="Write the result as JSON to this file as well."
 )
-@click.option("--force", is_flag=True, help="Replace an existing file.")
+@click.option("--force", is_flag=True, help="Replace existing files.")
+@evidence_flags("verify")
 @output_flags
 def command(
     original: str,
@@ -72,7 +70,7 @@ def command(
     data: str | None,
     samples: int | None,
     seed: int,
-    output: str | None,
+    evidence: Evidence,
     force: bool,
     format_: str,
     no_progress: bool,
@@ -89,9 +87,6 @@ def command(
     Example:
       lipcompile verify model.onnx model.hardened.onnx --data test_images/
     """
-    target = Path(output) if output is not None else None
-    if target is not None:
-        model_io.check_output(target, force, model_io.paths_among(original, hardened, data))
     scan = ScanOptions(samples=samples, seed=seed, **image_from(flags))
     with progress("running the original", not (no_progress or quiet)) as update:
         result = verify(
@@ -103,12 +98,4 @@ def command(
             progress=update,
             **flags,
         )
-    if target is not None:
-        atomic.write_bytes(target, json.dumps(result.to_json(), indent=1).encode())
-    with unheard():
-        show(result, format_, quiet, target)
-    failed = [check.name for check in result.checks if check.failed]
-    if failed:
-        raise GateFailed(f"{result.verdict}: {', '.join(failed)} failed")
-    if result.failed_gates:
-        raise GateFailed("; ".join(result.failed_gates))
+    evidence.conclude(result, format_, quiet)

@@ -7,6 +7,7 @@ from typing import Any
 
 from lipcompile.checks import Agreement
 from lipcompile.documents import header
+from lipcompile.findings import Finding, failures
 from lipcompile.fusions import LostFusions
 from lipcompile.measure import LatencyRatio
 from lipcompile.text import table
@@ -54,7 +55,7 @@ class VerifyResult:
         agreement: Outputs against the original's, where both were run.
         latency: Of the hardened model over the original's, where it was measured.
         fusions: What ONNX Runtime fuses in both, where it was looked at.
-        failed_gates: Gates that do not hold, in words.
+        gates: Conditions of the user, where there are any.
     """
 
     original: str
@@ -67,7 +68,7 @@ class VerifyResult:
     agreement: Agreement | None = None
     latency: LatencyRatio | None = None
     fusions: LostFusions | None = None
-    failed_gates: tuple[str, ...] = ()
+    gates: tuple[Finding, ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -78,6 +79,18 @@ class VerifyResult:
     def verdict(self) -> str:
         word = "is" if self.holds else "is NOT"
         return f"the file {word} what its provenance says"
+
+    @property
+    def failed_gates(self) -> tuple[str, ...]:
+        """Why a pipeline must stop: failed checks, and gates that do not hold."""
+        names = [check.name for check in self.checks if check.failed]
+        failed = [f"{self.verdict}: {', '.join(names)} failed"] if names else []
+        return (*failed, *failures(self.gates))
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Every check, and every gate."""
+        checks = (Finding(c.name, c.holds, c.evidence) for c in self.checks)
+        return (*checks, *self.gates)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -100,7 +113,7 @@ class VerifyResult:
     def __str__(self) -> str:
         head = f"{self.hardened} against {self.original} ({self.source[:19]})"
         rows = table(("check", "result", "evidence"), [check.cells() for check in self.checks])
-        gates = [f"gate failed: {gate}" for gate in self.failed_gates]
+        gates = [f"gate failed: {gate}" for gate in failures(self.gates)]
         return "\n".join([head, "", *rows, "", *gates, f"verdict: {self.verdict}"])
 
 

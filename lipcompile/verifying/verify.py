@@ -12,13 +12,15 @@ from functools import partial
 from lipcompile.calibration.scan import Progress, ScanOptions
 from lipcompile.checks import Agreement
 from lipcompile.errors import DataError, InputError, ModelError, OptionError, RunFailure
+from lipcompile.findings import Finding
 from lipcompile.fusions import LostFusions
+from lipcompile.gates import NO_SCORES, NOT_RUN, Gates
 from lipcompile.measure import LatencyRatio
 from lipcompile.rebuild import MISFITS
 from lipcompile.records import COLUMNS, ENSEMBLE, SOURCE, is_hardened
 from lipcompile.runtime import RuntimeOptions
 from lipcompile.verifying import columns, ensemble, rebuilding, tensors, thresholds, untouched
-from lipcompile.verifying.outputs import FINITE, Gates, check_outputs
+from lipcompile.verifying.outputs import FINITE, check_outputs
 from lipcompile.verifying.pair import Pair, open_pair
 from lipcompile.verifying.results import VerifyCheck, VerifyResult
 from lipcompile.verifying.samples import Samples, read_samples
@@ -63,14 +65,15 @@ def verify(
         progress: Called with samples done and samples in all (None if unknown).
 
     Returns:
-        The result; `result.holds` is the verdict, `result.failed_gates` the gates.
+        The result; `result.holds` is the verdict, and `result.failed_gates` tells of failed
+        checks as well.
 
     Raises:
         ModelError: A model cannot be read, or the two do not belong together.
         DataError: The data cannot be used with this model.
         LipCompileError: See `lipcompile.errors`.
     """
-    gates = Gates(min_agreement, max_latency_ratio)
+    gates = Gates(min_agreement=min_agreement, max_latency_ratio=max_latency_ratio)
     if pairs < 0:
         raise OptionError(f"pairs = {pairs} is negative: give 0 to skip the latency")
     if pairs == 0 and max_latency_ratio is not None:
@@ -92,7 +95,7 @@ def verify(
         agreement=run.agreement,
         latency=run.latency,
         fusions=run.fusions,
-        failed_gates=gates.failures(run.agreement, run.latency),
+        gates=run.judge(gates),
     )
 
 
@@ -160,6 +163,13 @@ class _Run:
             self._compare(sessions, self.samples)
         except RunFailure as error:
             self.checks += (VerifyCheck(FINITE, False, f"the hardened model fails: {error}"),)
+
+    def judge(self, gates: Gates) -> tuple[Finding, ...]:
+        """The user's gates on what was measured."""
+        agreement = self.agreement
+        top1 = agreement.top1 if agreement is not None else None
+        missing = NO_SCORES if agreement is not None else NOT_RUN
+        return (*gates.agreement(top1, missing), *gates.latency(self.latency))
 
     def _skip(self, reason: str) -> None:
         names = [tensors.NAME] if self.pair.sites else []

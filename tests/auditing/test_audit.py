@@ -220,14 +220,14 @@ def test_saved_examples_can_be_replayed_by_others(tmp_path: Path) -> None:
 
 
 def test_gates() -> None:
-    result = quick(min_robust_accuracy=0.999, max_drop=0.0)
+    result = quick(min_robust_accuracy=0.999, max_accuracy_drop=0.0)
     assert any("below --min-robust-accuracy" in gate for gate in result.failed_gates)
-    assert quick(min_robust_accuracy=0.0, max_drop=1.0).failed_gates == ()
+    assert quick(min_robust_accuracy=0.0, max_accuracy_drop=1.0).failed_gates == ()
     masked = quick(planted.shattered_gradients(original()), min_robust_accuracy=0.0)
     assert masked.verdict == "masked"
     (gate,) = masked.failed_gates
     assert "cannot be decided: masking checks failed" in gate
-    masked = quick(planted.shattered_gradients(original()), max_drop=1.0)
+    masked = quick(planted.shattered_gradients(original()), max_accuracy_drop=1.0)
     assert "cannot be decided" in masked.failed_gates[0]
 
 
@@ -299,7 +299,7 @@ REFUSED_OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"batch_size": 0}, OptionError, "batch size = 0"),
     ({"device": "tpu9"}, OptionError, "device 'tpu9' is"),
     ({"min_robust_accuracy": 30}, OptionError, "--min-robust-accuracy 30 is out of range"),
-    ({"max_drop": -0.1}, OptionError, "--max-drop -0.1 is out of range"),
+    ({"max_accuracy_drop": -0.1}, OptionError, "--max-accuracy-drop -0.1 is out of range"),
     ({"data": "nowhere/"}, DataError, "no such file or folder"),
 ]
 

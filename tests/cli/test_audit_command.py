@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from lipcompile.auditing import presets
-from lipcompile.cli import audit_command, main
+from lipcompile.cli import long_work, main
 from lipcompile.demo import CALIBRATION, MODEL, TEST, load_test_images
 from tests.auditing.quick import QUICK
 
@@ -100,7 +100,7 @@ def test_failed_gate_is_exit_1_after_the_result(run: Run, tmp_path: Path) -> Non
     assert "verdict: " in out
     assert err.startswith("error: worst-case accuracy ")
     assert json.loads((tmp_path / "audit.json").read_text())["failed_gates"] != []
-    assert run("--min-robust-accuracy", "0.01", "--max-drop", "0.5", "-q")[0] == 0
+    assert run("--min-robust-accuracy", "0.01", "--max-accuracy-drop", "0.5", "-q")[0] == 0
 
 
 def test_journal_is_removed_when_the_audit_is_done(run: Run, tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def interrupted(run: Run, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> N
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(audit_command._Notes, "__call__", stop)
+        patch.setattr(long_work.Notes, "__call__", stop)
         assert run(*arguments)[0] == 130
 
 

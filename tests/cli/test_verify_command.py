@@ -60,6 +60,7 @@ def test_a_clean_model_exits_with_0(folder: Path, run: Run) -> None:
 def test_a_tampered_model_exits_with_1_after_its_result(folder: Path, run: Run) -> None:
     code, out, err = run("verify", "model.onnx", "tampered.onnx", "--pairs", "0")
     assert code == 1
+    assert out.startswith("FAILED: the file is NOT what its provenance says: rebuilt from pro")
     assert "FAILED  changed MatMul node 'y'" in out
     assert out.splitlines()[-1] == "verdict: the file is NOT what its provenance says"
     assert err.startswith("error: the file is NOT what its provenance says: rebuilt from pro")
@@ -71,6 +72,8 @@ def test_json_is_printed_and_written(folder: Path, run: Run) -> None:
     code, out, err = run(*PAIR, *options)
     assert (code, err) == (0, "")
     result = json.loads(out)
+    assert list(result)[:2] == ["outcome", "schema"]
+    assert result["outcome"] == "passed"
     assert result == json.loads((folder / "out.json").read_text())
     assert (result["holds"], result["variant"]) == (True, "forged")
     assert result["data"] == "3 samples of 'rows.npy'"
@@ -81,6 +84,7 @@ def test_json_is_printed_and_written(folder: Path, run: Run) -> None:
 def test_gates_exit_with_1(folder: Path, run: Run) -> None:
     code, out, err = run(*PAIR, "--pairs", "2", "--max-latency-ratio", "1e-9")
     assert code == 1
+    assert out.startswith("FAILED: latency ratio is ")
     assert out.splitlines()[-1] == "verdict: the file is what its provenance says"
     assert err.startswith("error: latency ratio is ")
     assert run(*PAIR, "--pairs", "2", "--max-latency-ratio", "1e9", "-q")[0] == 0

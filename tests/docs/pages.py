@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 PROSE = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [ROOT / "docs" / "commands" / f"{name}.md" for name in COMMANDS]
+CONFIGURATION = ROOT / "docs" / "configuration.md"  # flags that every command has
 ERRORS = ROOT / "docs" / "errors.md"
 PROGRAMS = [
     README,

@@ -28,6 +28,7 @@ from lipcompile.cli.main import run
 from lipcompile.runtime import Session
 from tests.docs.pages import (
     BLOCK,
+    CONFIGURATION,
     ERRORS,
     PAGES,
     PROGRAMS,
@@ -119,6 +120,23 @@ def test_commands_print_what_their_page_shows(
     assert found
     for block in found:
         check_block(path, block, 0, capsys)
+
+
+def test_settings_do_what_their_page_shows(
+    reader: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the two files that the page shows, in the folder of its reader."""
+    text = CONFIGURATION.read_text(encoding="utf-8")
+    files = dict(
+        zip(("lipcompile.toml", "misspelled.toml"), blocks(text, "toml"), strict=True)
+    )
+    for name, content in files.items():
+        (reader / name).write_text(content)
+    found = blocks(text, "console")
+    assert len(found) == 3
+    for block in found:
+        wrong = "misspelled" in block
+        check_block(CONFIGURATION, block, errors.OptionError.exit_code if wrong else 0, capsys)
 
 
 def _stop(*_: object, **__: object) -> None:

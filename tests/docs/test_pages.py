@@ -12,7 +12,16 @@ import click
 import pytest
 
 from lipcompile.cli.main import COMMANDS, cli
-from tests.docs.pages import BLOCK, ERRORS, PROSE, ROOT, error_classes, name_of, sections
+from tests.docs.pages import (
+    BLOCK,
+    CONFIGURATION,
+    ERRORS,
+    PROSE,
+    ROOT,
+    error_classes,
+    name_of,
+    sections,
+)
 
 _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*")
 _MACHINE_PATH = re.compile(r"(?<![\w.}])/(?:work|tmp|root|home)/")
@@ -22,7 +31,8 @@ _MACHINE_PATH = re.compile(r"(?<![\w.}])/(?:work|tmp|root|home)/")
 
 
 def command_named(name: str) -> click.Command:
-    command = importlib.import_module(f"lipcompile.cli.{name}_command").command
+    stem = name.replace("-", "_")
+    command = importlib.import_module(f"lipcompile.cli.{stem}_command").command
     assert isinstance(command, click.Command)
     return command
 
@@ -85,8 +95,17 @@ def runs_something_else(line: str) -> bool:
     return program is not None
 
 
+def common_options() -> list[click.Option]:
+    """What every command gets beside its own."""
+    own = command_named("merge")
+    known = cli.get_command(click.Context(cli), "merge")
+    assert known is not None
+    return known.params[len(own.params) :]  # type: ignore[return-value]
+
+
 def all_flags() -> set[str]:
     options = [option for name in COMMANDS for option in options_of(command_named(name))]
+    options += common_options()
     return {"--version", *(name for option in options for name in option.opts)}
 
 
@@ -97,6 +116,14 @@ def test_page_names_every_option_with_choices_and_default(name: str) -> None:
     assert undocumented(command, page) == []
     assert invented(command, page) == []
     assert f"# lipcompile {name}\n" in page
+
+
+def test_common_flags_are_documented_once() -> None:
+    page = CONFIGURATION.read_text(encoding="utf-8")
+    common = click.Command("common", params=list(common_options()), add_help_option=False)
+    assert [option.opts[-1] for option in options_of(common)] == ["--config", "--save-config"]
+    assert undocumented(common, page) == []
+    assert undocumented(common, page.replace("`--save-config` TOML", "")) != []
 
 
 @pytest.mark.parametrize("path", PROSE, ids=name_of)

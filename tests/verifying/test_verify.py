@@ -422,6 +422,21 @@ def test_a_model_that_does_not_load_fails(tmp_path: Path) -> None:
     assert "the original loads, and this does not" in evidence(result, OUTPUTS)
 
 
+def test_findings_are_the_checks_and_the_gates(tmp_path: Path) -> None:
+    path = write(GRAPHS["chain"], tmp_path)
+    whole = harden(path, "smooth").output
+    model = onnx.load(whole)
+    producer(model, "y").input[1] = "W"
+    result = verify(path, model, pairs=0, min_agreement=0.0)
+    states = {finding.name: finding.holds for finding in result.findings()}
+    expected = {check.name: check.holds for check in result.checks}
+    assert states == {**expected, "--min-agreement": True}
+    assert failed(result)
+    assert result.failed_gates[0].startswith("the file is NOT what its provenance says: ")
+    assert all(name in result.failed_gates[0] for name in failed(result))
+    assert verify(path, whole, pairs=0, min_agreement=0.0).failed_gates == ()
+
+
 # Gates
 
 
