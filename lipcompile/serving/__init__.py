@@ -1,0 +1,1 @@
+"""Hardened files for servers: model repositories that they read."""
