@@ -17,6 +17,7 @@ from lipcompile.version import __version__
 
 Kind = Literal["harden", "audit", "sweep", "verify"]
 _LAYOUT = 1  # raised when a key changes its meaning or goes
+REPORT = f"lipcompile.report/{_LAYOUT}"  # what `lipcompile report` makes of documents
 _MAX_BYTES = 256 << 20
 
 
@@ -92,6 +93,10 @@ def _kind(path: Path, content: object) -> Kind:
     for kind in get_args(Kind):
         if schema == f"lipcompile.{kind}/{_LAYOUT}":
             return kind  # type: ignore[no-any-return]
+    if isinstance(schema, str) and schema.startswith("lipcompile.report/"):
+        raise DataError(
+            f"'{path}' is a report, not a result: give the results that it was made of"
+        )
     if isinstance(schema, str) and schema.startswith("lipcompile."):
         assert isinstance(content, dict)
         made = content.get("version", "of unknown version")

@@ -1,0 +1,59 @@
+"""What was compared, and the key numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lipcompile.report.blocks import Facts, Section
+from lipcompile.report.evidence import Content, Evidence
+from lipcompile.report.measures import Measure, measures_table
+from lipcompile.report.wording import hardening, radius
+
+
+def compared(evidence: Evidence) -> Section:
+    """Models, images, radius."""
+    return Section("compared", "What was compared", (Facts(tuple(_facts(evidence))),))
+
+
+def _facts(evidence: Evidence) -> Iterator[tuple[str, str]]:
+    yield "original", evidence.original_name
+    if evidence.hardened_name:
+        yield "hardened", evidence.hardened_name
+    done = evidence.harden or evidence.chosen
+    if done:
+        yield "hardening", hardening(done) + _ensemble(done)
+    elif evidence.verify:
+        yield "variant", evidence.verify["variant"]
+    if evidence.audit:
+        data = evidence.audit["data"]
+        seed = evidence.audit["seed"]
+        yield (
+            "images",
+            f"{data['images']} of {data['available']} of '{data['name']}', seed {seed}",
+        )
+        yield "radius", f"{radius(evidence.audit['budget'])}, in pixels of [0, 1]"
+        yield "attacks", f"preset {evidence.audit['attacks']['name']}"
+    if evidence.sweep:
+        data, attack = evidence.sweep["data"], evidence.sweep["attack"]
+        yield (
+            "sweep",
+            f"{len(evidence.sweep['settings'])} settings on '{data['name']}': "
+            f"{data['choosing']} images to choose, {data['reporting']} others to report",
+        )
+        if attack:
+            yield (
+                "attacks of the sweep",
+                f"{radius(attack)}, preset {attack['preset']}, {attack['images']} images",
+            )
+
+
+def _ensemble(done: Content) -> str:
+    found = done.get("ensemble")  # `harden` writes an object, `sweep` the views alone
+    views = found["views"] if isinstance(found, dict) else found
+    return f", ensemble {views}" if views else ""
+
+
+def key_numbers(found: tuple[Measure, ...]) -> Section | None:
+    if not found:
+        return None
+    return Section("numbers", "Key numbers", (measures_table(found),))
