@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from onnx import TensorProto, helper, numpy_helper, parser
 
 # As in lipcompile/cli/audit_command.py: workers share the cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# A suite that a shell started in the background ignores Ctrl-C, and so would the commands that
+# tests interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _CNN = """
 <ir_version: 8, opset_import: ["": 17], producer_name: "maker", doc_string: "a small net">
