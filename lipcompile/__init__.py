@@ -36,12 +36,16 @@ if TYPE_CHECKING:
     from lipcompile.sites import Selector as Selector
     from lipcompile.stripping import StripResult as StripResult
     from lipcompile.stripping import strip as strip
+    from lipcompile.sweeping.opening import DataOptions as DataOptions
+    from lipcompile.sweeping.results import SweepResult as SweepResult
+    from lipcompile.sweeping.sweep import sweep as sweep
     from lipcompile.verifying.results import VerifyResult as VerifyResult
     from lipcompile.verifying.verify import verify as verify
 
 _HOMES = {
     "AuditResult": "lipcompile.auditing.results",
     "CalibrationTable": "lipcompile.calibration.table",
+    "DataOptions": "lipcompile.sweeping.opening",
     "EnsembleOptions": "lipcompile.ensembles.options",
     "ForgedFunction": "lipcompile.forged",
     "HardenResult": "lipcompile.results",
@@ -52,6 +56,7 @@ _HOMES = {
     "ScanOptions": "lipcompile.calibration.scan",
     "Selector": "lipcompile.sites",
     "StripResult": "lipcompile.stripping",
+    "SweepResult": "lipcompile.sweeping.results",
     "VerifyResult": "lipcompile.verifying.results",
     "audit": "lipcompile.auditing.audit",
     "calibrate": "lipcompile.calibration.calibrate",
@@ -61,6 +66,7 @@ _HOMES = {
     "make_form": "lipcompile.forged",
     "merge_tables": "lipcompile.calibration.merge",
     "strip": "lipcompile.stripping",
+    "sweep": "lipcompile.sweeping.sweep",
     "verify": "lipcompile.verifying.verify",
 }
 

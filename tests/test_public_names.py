@@ -86,7 +86,9 @@ def test_help_loads_nothing_heavy() -> None:
     assert loaded_by(call) == set()
 
 
-@pytest.mark.parametrize("name", ["harden", "inspect", "verify", "strip", "doctor", "audit"])
+@pytest.mark.parametrize(
+    "name", ["harden", "inspect", "verify", "strip", "doctor", "audit", "sweep"]
+)
 def test_help_of_a_command_loads_no_runtime(name: str) -> None:
     call = f"from lipcompile.cli.main import run\nassert run(['{name}', '--help']) == 0"
     assert loaded_by(call) & {"onnxruntime", "torch", "matplotlib"} == set()

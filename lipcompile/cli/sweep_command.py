@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from lipcompile.ensembles.options import EnsembleOptions
 from lipcompile.forged import FORMS
 
 _VARIANTS = ("forged", "weight")
+_WRITING = ("force", "save_model", "save_table", "save_cr", "verbose")
 
 
 @click.command("sweep")
@@ -47,17 +49,14 @@ _VARIANTS = ("forged", "weight")
 )
 @click.option(
     "--forms",
-    default=",".join(FORMS),
-    show_default=True,
     metavar="LIST",
-    help="Forged functions to try.",
+    help=f"Forged functions to try.  [default: {','.join(FORMS)}]",
 )
 @click.option(
     "--variants",
-    default=",".join(_VARIANTS),
-    show_default=True,
     metavar="LIST",
-    help="Forged functions, zeroed weight columns, or both.",
+    help="Forged functions, zeroed weight columns, or both.  [default: "
+    f"{','.join(_VARIANTS)}]",
 )
 @click.option(
     "--zero-rate",
@@ -202,7 +201,8 @@ def command(
 
     folder = Path(journal) if journal is not None else None
     if folder is None:
-        folder = journal_beside(model, "sweep", [calib, data, *sorted(flags.items())])
+        deciding = {name: x for name, x in flags.items() if name not in _WRITING}
+        folder = journal_beside(model, "sweep", [calib, data, *sorted(deciding.items())])
     attacked = flags["eps"] is not None
     reading = DataOptions(
         labelled=not flags.pop("unlabelled"),
@@ -223,8 +223,8 @@ def command(
             model,
             calib,
             data,
-            forms=_words(flags.pop("forms")),
-            variants=_words(flags.pop("variants")),
+            forms=_words(flags.pop("forms"), FORMS),
+            variants=_words(flags.pop("variants"), _VARIANTS),
             ensembles=ensembles,
             seed=flags.pop("attack_seed"),
             reading=reading,
@@ -245,5 +245,7 @@ def command(
     stop_where_failed(result)
 
 
-def _words(text: str | None) -> list[str]:
-    return [word.strip() for word in (text or "").split(",") if word.strip()]
+def _words(text: str | None, default: Iterable[str] = ()) -> list[str]:
+    if text is None:
+        return list(default)
+    return [word.strip() for word in text.split(",") if word.strip()]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lipcompile import model_io
-from lipcompile.errors import OptionError
+from lipcompile.errors import Interrupted, OptionError
 from lipcompile.labelled import LabelledImages
 from lipcompile.sweeping.opening import DataOptions
-from lipcompile.sweeping.trial import Bench, Trial
+from lipcompile.sweeping.settings import Setting
+from lipcompile.sweeping.trial import Bench
 
 if TYPE_CHECKING:
     from lipcompile.auditing.results import AuditResult
@@ -37,7 +39,7 @@ class Attacks:
         threads: Of ONNX Runtime and torch.
         scores: The output with the class scores; None finds it.
         journal: Folder for intermediate results; attacks on the original are shared by all
-            settings through it.
+            settings through it. None keeps nothing after the sweep.
     """
 
     eps: float
@@ -51,7 +53,7 @@ class Attacks:
     journal: str | os.PathLike[str] | None
 
     def run(
-        self, bench: Bench, trial: Trial, images: LabelledImages, notify: Notify
+        self, bench: Bench, setting: Setting, images: LabelledImages, notify: Notify
     ) -> AuditResult:
         """Audits a setting against the original.
 
@@ -60,11 +62,11 @@ class Attacks:
         """
         from lipcompile.auditing.audit import audit
 
-        assert trial.model is not None
+        task, compiled = bench.build(setting)
         with tempfile.TemporaryDirectory(prefix="lipcompile-") as folder:
             # A file, so that external weights are found beside it.
             path = Path(folder) / f"{Path(bench.source.name).stem}.hardened.onnx"
-            model_io.save(bench.source, trial.model.proto, path)
+            model_io.save(task.loaded, compiled.proto, path)
             return audit(
                 path,
                 bench.source.path or bench.source.proto,
@@ -80,6 +82,21 @@ class Attacks:
                 journal=self.journal,
                 notify=notify,
             )
+
+    @contextlib.contextmanager
+    def sharing(self) -> Iterator[Attacks]:
+        """The same with a journal, one that goes again where none was named: without, every
+        setting would pay for the attacks on the original."""
+        if self.journal is not None:
+            yield self
+            return
+        with tempfile.TemporaryDirectory(prefix="lipcompile-") as folder:
+            try:
+                yield replace(self, journal=folder)
+            except Interrupted as error:
+                raise Interrupted(
+                    "interrupted while attacking: without a journal nothing was kept"
+                ) from error
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -119,7 +136,7 @@ def checked_attacks(
         )
     if images < 1 or seed < 0:
         raise OptionError(
-            f"attack samples = {images}, seed = {seed}: give 1 or more, and 0 or more"
+            f"attack samples = {images}, attack seed = {seed}: give 1 or more, and 0 or more"
         )
     from lipcompile.auditing.budget import Budget, parse_eps
     from lipcompile.auditing.preconditions import open_device

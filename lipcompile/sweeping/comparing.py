@@ -10,7 +10,6 @@ import numpy as np
 
 from lipcompile.findings import failures
 from lipcompile.gates import Gates
-from lipcompile.measure import latency_ratio
 from lipcompile.statistics import near_chance
 from lipcompile.sweeping.attacking import Attacks, Notify, summary
 from lipcompile.sweeping.choosing import Candidate, judge, pick
@@ -18,7 +17,7 @@ from lipcompile.sweeping.examples import Labelled, Parts
 from lipcompile.sweeping.per_layer import search
 from lipcompile.sweeping.results import Confirmation, SweepResult
 from lipcompile.sweeping.settings import Setting
-from lipcompile.sweeping.trial import PAIRS, Answers, Bench, Share
+from lipcompile.sweeping.trial import Answers, Bench, Share
 from lipcompile.text import percent
 
 if TYPE_CHECKING:
@@ -55,11 +54,11 @@ class Comparison:
         """
         trial = self.bench.try_out(setting)
         answers = None
-        if trial.run is not None:
-            answers = self._answers(trial.run.classes, self.parts.choosing)
+        if trial.classes is not None:
+            answers = self._answers(trial.classes, self.parts.choosing)
         candidate = Candidate.of(trial, answers, self.gates)
         if self.attacks is not None and candidate.obstacle is None:
-            result = self._attack(candidate, self.parts.choosing[: self.attacks.images])
+            result = self._attack(candidate, self.parts.some(self.attacks.images))
             candidate = replace(
                 candidate, worst=result.worst, masked=result.verdict == "masked"
             )
@@ -78,7 +77,7 @@ class Comparison:
             self.bench, start.trial.setting, sorted(set(c_rs)), self._keeps, self.notify
         )
         if setting is None:
-            self.notify("per layer: no step keeps within the limits")
+            self.notify("per layer: no layer goes further within the limits and --cr")
         else:
             self.measure(setting)
 
@@ -96,15 +95,13 @@ class Comparison:
 
     def confirm(self, chosen: Candidate) -> Confirmation:
         """Measures the chosen setting on the reporting part."""
-        run = chosen.trial.run
-        assert run is not None
-        rows = self.parts.reporting
-        original = self.bench.original
+        classes, rows = chosen.trial.classes, self.parts.reporting
+        assert classes is not None
         audit = self._attack(chosen, rows) if self.attacks is not None else None
         return Confirmation(
-            self._answers(run.classes, rows),
+            self._answers(classes, rows),
             self._accuracy(rows),
-            latency_ratio(original.session, run.session, original.feeds, PAIRS),
+            self.bench.latency(chosen.trial.setting),
             self.gates,
             audit,
         )
@@ -159,7 +156,7 @@ class Comparison:
         assert self.attacks is not None and isinstance(self.bench.examples, Labelled)
         self.notify(f"attacking {candidate.name} on {len(rows)} images")
         images = self.bench.examples.images.subset(rows)
-        return self.attacks.run(self.bench, candidate.trial, images, self.notify)
+        return self.attacks.run(self.bench, candidate.trial.setting, images, self.notify)
 
     def _notes(self) -> tuple[str, ...]:
         labels = self.bench.examples.labels

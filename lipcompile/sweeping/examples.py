@@ -157,11 +157,12 @@ class Unlabelled:
                     "more classes"
                 )
             found.append(_classes(scores[: probe.count].reshape(probe.count, width)))
-        return Run(session, np.concatenate(found), self._first(), width)
+        return Run(session, np.concatenate(found), self._first(model), width)
 
-    def _first(self) -> Mapping[str, np.ndarray]:
+    def _first(self, model: LoadedModel) -> Mapping[str, np.ndarray]:
         probe = self.probes[0]
-        if probe.padding or any(len(x) != probe.count for x in probe.feeds.values() if x.ndim):
+        whole = any(len(x) != probe.count for x in probe.feeds.values() if x.ndim)
+        if whole or any(spec.fixed_batch is not None for spec in model.inputs):
             return probe.feeds
         return {name: x[:1] if x.ndim else x for name, x in probe.feeds.items()}
 
@@ -200,8 +201,8 @@ class Parts:
             raise OptionError(f"seed = {seed} is negative: give 0 or more")
         if count < 2:
             raise DataError(
-                f"the data has {count} usable sample, and settings are chosen on one part of it and "
-                "reported on another: give two or more, and hundreds to learn something"
+                f"the data has {count} usable sample, and settings are chosen on one part of "
+                "it and reported on another: give two or more, and hundreds to learn something"
             )
         order = np.random.default_rng(seed).permutation(count)
         return cls(np.sort(order[: count // 2]), np.sort(order[count // 2 :]), seed)

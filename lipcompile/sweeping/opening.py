@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lipcompile.calibration.scan import PROBE_SAMPLES, Progress, ScanOptions, prepare_scan
+from lipcompile.calibration.scan import (
+    PROBE_SAMPLES,
+    Progress,
+    Scan,
+    ScanOptions,
+    prepare_scan,
+)
 from lipcompile.errors import DataError, OptionError
 from lipcompile.labelled import LabelledImages, open_labelled
 from lipcompile.labelled.labelled_files import NO_LABELS
@@ -17,6 +24,7 @@ from lipcompile.sweeping.examples import Examples, Labelled, Unlabelled
 
 DEFAULT_SAMPLES = 1000
 _BATCH = 64
+_BYTES = 64 << 20  # of unlabelled samples; a scan keeps no more than twice as many
 _VALUES = 1_500_000  # pixel values per run; more does not fit the caches of a CPU
 
 
@@ -26,7 +34,7 @@ class DataOptions:
 
     Attributes:
         labelled: Whether labels are wanted; without, agreement with the original takes the
-            place of accuracy, on up to 256 samples.
+            place of accuracy, on up to 256 samples or 64 MiB.
         samples: At most so many, drawn by `seed`; None takes all.
         seed: Of the samples drawn, and of their two parts.
         labels: Labels apart from the data, as in `lipcompile.audit`.
@@ -81,11 +89,28 @@ def open_examples(
     wanted = min(how.samples or PROBE_SAMPLES, PROBE_SAMPLES)
     reading = replace(scan, samples=wanted, seed=how.seed)
     running = prepare_scan(model, (), data, reading, options)
-    running.run(progress)
+    _read(running, progress)
     record = running.table.data
-    kept = sum(probe.count for probe in running.probe)  # large samples fill the memory first
-    said = {"name": record.label, "images": kept, "available": None}
+    said = {"name": record.label, "images": record.samples, "available": None}
     return Unlabelled(running.probe, options, how.scores, {**said, "digest": record.digest})
+
+
+class _Full(Exception):
+    """Enough was read."""
+
+
+def _read(running: Scan, progress: Progress | None) -> None:
+    """Reads samples, as many as memory should hold."""
+
+    def watched(done: int, total: int | None) -> None:
+        if progress is not None:
+            progress(done, total)
+        kept = [x for p in running.probe for x in (*p.feeds.values(), *p.outputs.values())]
+        if sum(array.nbytes for array in kept) >= _BYTES:
+            raise _Full
+
+    with contextlib.suppress(_Full):
+        running.run(watched)
 
 
 def _labelled(

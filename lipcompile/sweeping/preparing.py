@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lipcompile import model_io
-from lipcompile.calibration.calibrate import default_table, run_counting, run_scan
 from lipcompile.calibration.counting import check_readable_twice, prepare_counting
 from lipcompile.calibration.scan import Probe, Progress, ScanOptions, prepare_scan
 from lipcompile.calibration.table import CalibrationTable
 from lipcompile.compiling import Task, open_task
+from lipcompile.errors import Interrupted, NonFiniteError
 from lipcompile.runtime import RuntimeOptions
 from lipcompile.sites import Selector
 from lipcompile.sweeping.examples import Parts
@@ -60,6 +60,11 @@ class Preparing:
         examples = open_examples(source, data, self.reading, self.scan, options, self.progress)
         parts = Parts.of(examples.count, self.reading.seed)
         original = examples.run(source)
+        if (original.classes < 0).all():
+            raise NonFiniteError(
+                f"'{source.name}' gives NaN as class scores for all {examples.count} samples: "
+                "check the preprocessing (--mean, --std, --preprocess)"
+            )
         table: CalibrationTable | None = None
         probes: tuple[Probe, ...] = ()
         strengths: Strengths | None = None
@@ -73,6 +78,7 @@ class Preparing:
             model,
             source,
             selector,
+            self.scan,
             table,
             probes,
             strengths,
@@ -88,11 +94,15 @@ class Preparing:
         """Maxima, and counts at every c_r and of what is 0 anyway; a few samples with the
         original's outputs."""
         sites, how = task.selection.sites, (self.scan, self.options)
-        beside = default_table(task.loaded.name)
-        running = prepare_scan(task.loaded, sites, calib, *how)
-        run_scan(running, beside, self.progress)
-        counting = prepare_counting(task.loaded, sites, running.table, c_rs, calib, *how)
-        run_counting(counting, beside, self.progress)
+        try:
+            running = prepare_scan(task.loaded, sites, calib, *how)
+            running.run(self.progress)
+            counting = prepare_counting(task.loaded, sites, running.table, c_rs, calib, *how)
+            counting.run(self.progress, again=True)
+        except KeyboardInterrupt as interrupt:
+            raise Interrupted(
+                "interrupted while calibrating: nothing was written, run again"
+            ) from interrupt
         return counting.counted_table, _few(running.probe)
 
 

@@ -14,17 +14,16 @@ from __future__ import annotations
 import numpy as np
 
 _STEPS = 40
-_TOGETHER = 64  # masks at once, to bound memory
-_EXACT = 48  # up to so many rows, eigenvalues are computed directly
+_NUMBERS = 1 << 25  # of the basis, at once, to bound memory
 _LOST = 1e-5  # of the first step: what is left of a direction is rounding
 
 
 def masked_ratios(weight: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """sigma_max of masked weights over sigma_max of the weight, float64 [N] in [0, 1].
 
-    Where W has few rows, by the eigenvalues of W M W^T; else by the Lanczos method, which
-    approaches each singular value from below (by less than 1e-3 in the tests, also where the
-    largest lie close together).
+    By the Lanczos method, which approaches each singular value from below: to rounding where W
+    has at most 40 rows or columns, else to less than 1e-3 in the tests, also where the largest
+    values lie close together.
 
     Args:
         weight: float [G, O, I]: one matrix per group, which act on features of their own; the
@@ -39,29 +38,22 @@ def masked_ratios(weight: np.ndarray, kept: np.ndarray) -> np.ndarray:
         return np.ones(kept.shape[-1])
     scaled = (np.asarray(weight, np.float64) / largest).astype(np.float32)
     masks = np.concatenate([np.ones((*kept.shape[:2], 1), bool), kept], axis=2)
-    measure = _exact if scaled.shape[1] <= _EXACT else _lanczos
-    parts = range(0, masks.shape[2], _TOGETHER)
-    found = [measure(scaled, masks[..., n : n + _TOGETHER]).max(axis=0) for n in parts]
+    groups, rows, features = scaled.shape
+    together = max(1, _NUMBERS // (groups * _STEPS * min(rows, features)))
+    parts = range(0, masks.shape[2], together)
+    found = [_lanczos(scaled, masks[..., n : n + together]).max(axis=0) for n in parts]
     sigma = np.concatenate(found)
     ratios: np.ndarray = np.minimum(sigma[1:] / sigma[0], 1.0)
     return ratios
 
 
-def _exact(weight: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """sigma_max of every group and mask: float64 [G, N]."""
-    columns = []
-    for n in range(masks.shape[2]):
-        masked = np.where(masks[:, None, :, n], weight, np.float32(0)).astype(np.float64)
-        gram = masked @ masked.transpose(0, 2, 1)
-        columns.append(np.sqrt(np.linalg.eigvalsh(gram)[:, -1].clip(min=0.0)))
-    return np.stack(columns, axis=1)
-
-
 def _lanczos(weight: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """The same from a few steps on W M W^T, or on M W^T W M where that is smaller.
+    """sigma_max of every group and mask, float64 [G, N], from a few steps on W M W^T, or on
+    M W^T W M where that is smaller.
 
     Each step keeps every vector before it, so that a direction that the start hardly holds is
-    found as well: power iteration would rest on the wrong one.
+    found as well: power iteration would rest on the wrong one. All masks share each product:
+    on a busy machine the threads of BLAS wait for each other once per product.
     """
     kept = masks.transpose(0, 2, 1).astype(np.float32)
     groups, rows, features = weight.shape

@@ -66,7 +66,7 @@ class Strengths:
         rows: By name of the layer and c_r, in graph order; c_r = 0 without any hardening.
         weights: By name of the layer, float32 [G, O, I]; layers without one are absent.
         shapes: Shape of each weight as its operator reads it.
-        nonzero: Which of the inputs are not 0 anyway: bool [G, I, N], for layers with a weight.
+        nonzero: Which inputs are not 0 anyway: bool [G, I, N], for layers in `weights`.
         zeros: How often each input feature is 0 anyway, where that was counted.
     """
 

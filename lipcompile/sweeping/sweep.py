@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Literal
 
@@ -129,18 +130,20 @@ def sweep(
     targets.check(force, model_io.paths_among(model, calib, data))
     preparing = Preparing(how, scan or ScanOptions(), options, progress)
     bench, parts = preparing.run(model, calib, data, settings, selector)
-    comparison = Comparison(bench, parts, gates, attacking, notify or (lambda _: None))
-    for setting in settings:
-        comparison.measure(setting)
-    if per_layer:
-        comparison.search_layers([x.c_r for x in settings if x.c_r is not None])
-    best = comparison.best()
-    chosen = best if best is not None and comparison.is_better(best) else None
-    why = explain(best, comparison.candidates, attacked=attacking is not None)
-    confirmed = comparison.confirm(chosen) if chosen is not None else None
+    with attacking.sharing() if attacking is not None else nullcontext() as shared:
+        comparison = Comparison(bench, parts, gates, shared, notify or (lambda _: None))
+        for setting in settings:
+            comparison.measure(setting)
+        if per_layer:
+            comparison.search_layers([x.c_r for x in settings if x.c_r is not None])
+        best = comparison.best()
+        chosen = best if best is not None and comparison.is_better(best) else None
+        why = explain(best, comparison.candidates, attacked=attacking is not None)
+        confirmed = comparison.confirm(chosen) if chosen is not None else None
     if max_accuracy_drop is None:  # the default chooses, and stops no pipeline
         gates = replace(gates, max_accuracy_drop=None, min_agreement=min_agreement)
     failed = _failed(gates, comparison.candidates, chosen, confirmed, why)
+    targets.write_table(bench)
     command = None
     if chosen is not None:
         command = targets.write(bench, chosen.trial.setting, calib, keep_model=not failed)

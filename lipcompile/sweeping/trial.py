@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from lipcompile import model_io
-from lipcompile.calibration.scan import Probe
+from lipcompile.calibration.scan import Probe, ScanOptions
 from lipcompile.calibration.table import CalibrationTable
 from lipcompile.compiling import Compiled, Task, compile_task, open_task
-from lipcompile.errors import CheckFailed, InputError, LipCompileError, NonFiniteError
+from lipcompile.errors import InputError, RunFailure
+from lipcompile.forged import Hard
+from lipcompile.forging import thresholds_of
 from lipcompile.measure import LatencyRatio, latency_ratio
 from lipcompile.model_io import LoadedModel
 from lipcompile.runtime import RuntimeOptions
@@ -24,6 +26,7 @@ from lipcompile.sweeping.strength import LayerStrength, Strengths, singular_of, 
 from lipcompile.zeroing import Zeroing
 
 PAIRS = 40  # of runs, for the latency ratio
+_NOT_HAD = (InputError, RunFailure)  # of one setting; the others may work
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ class Answers:
     Attributes:
         accuracy: Share of correct answers, with labels.
         clean: Its paired difference from the original's.
-        agreement: Share of samples with the original's class.
+        agreement: Share of samples with the original's class; NaN is no answer.
     """
 
     accuracy: Share | None
@@ -68,10 +71,11 @@ class Answers:
         rows: np.ndarray,
     ) -> Answers:
         """From classes [N] of both models, on the samples `rows`."""
-        agreement = Share.of(original[rows] == hardened[rows])
+        first, second = original[rows], hardened[rows]
+        agreement = Share.of((first == second) & (first >= 0))
         if labels is None:
             return cls(None, None, agreement)
-        before, after = (classes[rows] == labels[rows] for classes in (original, hardened))
+        before, after = first == labels[rows], second == labels[rows]
         return cls(Share.of(after), PairedDifference.of(before, after), agreement)
 
     @property
@@ -94,16 +98,15 @@ class Trial:
     Attributes:
         setting: The setting.
         problem: Why it could not be built or run; nothing else is known then.
-        model: The hardened model.
-        run: Its session and its answers on all samples.
+        classes: Its answers on all samples, int64 [N]. The model itself is not kept: there may
+            be hundreds.
         latency: Over the original's.
         layers: What it does to each layer, in graph order; none for an ensemble alone.
     """
 
     setting: Setting
     problem: str | None = None
-    model: LoadedModel | None = None
-    run: Run | None = None
+    classes: np.ndarray | None = None
     latency: LatencyRatio | None = None
     layers: tuple[LayerStrength, ...] = ()
 
@@ -139,6 +142,7 @@ class Bench:
         model: The original, as the user handed it in.
         source: The same, loaded; its graph is not edited.
         selector: Which layers are wanted.
+        scan: How calibration data is read.
         table: Maxima, and counts at every c_r.
         probes: Calibration samples with the original's outputs, to check outputs on.
         strengths: What thresholds do to each layer.
@@ -150,6 +154,7 @@ class Bench:
     model: object
     source: LoadedModel
     selector: Selector | None
+    scan: ScanOptions
     table: CalibrationTable | None
     probes: Sequence[Probe]
     strengths: Strengths | None
@@ -161,33 +166,62 @@ class Bench:
         """Builds and measures a setting; a setting that cannot be had is no failure."""
         try:
             task, compiled = self.build(setting)
-            model = model_io.load(compiled.proto, task.loaded.base_dir)
-            run = self.examples.run(model)
-        except (InputError, CheckFailed, NonFiniteError) as error:
+            run = self._run(task, compiled)
+        except _NOT_HAD as error:
             return Trial(setting, str(error))
-        latency = latency_ratio(self.original.session, run.session, self.original.feeds, PAIRS)
-        return Trial(setting, None, model, run, latency, self._layers(setting, task, compiled))
+        layers = self._layers(setting, task, compiled)
+        return Trial(setting, None, run.classes, self._latency(run), layers)
 
     def answers(self, setting: Setting) -> np.ndarray | None:
         """Its classes on all samples, and nothing else; None where it cannot be had."""
         try:
-            task, compiled = self.build(setting)
-            model = model_io.load(compiled.proto, task.loaded.base_dir)
-            return self.examples.run(model).classes
-        except LipCompileError:
+            return self._run(*self.build(setting)).classes
+        except _NOT_HAD:
             return None
 
-    def build(self, setting: Setting) -> tuple[Task, Compiled]:
+    def latency(self, setting: Setting) -> LatencyRatio:
+        """Measures the latency of a setting that was tried out once more."""
+        return self._latency(self._run(*self.build(setting)))
+
+    def build(
+        self, setting: Setting, table: CalibrationTable | None = None
+    ) -> tuple[Task, Compiled]:
         """The hardened model, checked.
+
+        Args:
+            setting: The setting.
+            table: A table to name in the model's provenance; None takes what `harden` would
+                measure for this setting alone.
 
         Raises:
             LipCompileError: It cannot be had.
         """
         request = setting.request()
-        selector = None if setting.variant == "none" else self.selector
-        task = open_task(self.model, selector, self.options, False, request)
-        table = None if setting.variant == "none" else self.table
-        return task, compile_task(task, request, table, self.probes)
+        hardens = setting.variant != "none"
+        task = open_task(
+            self.model, self.selector if hardens else None, self.options, False, request
+        )
+        if table is None and hardens:
+            table = self._table(task, setting)
+        return task, compile_task(task, request, table if hardens else None, self.probes)
+
+    def _table(self, task: Task, setting: Setting) -> CalibrationTable | None:
+        """Only the counts of this setting: a table's digest depends on what it holds."""
+        if self.table is None or setting.variant != "weight":
+            return self.table and replace(self.table, counts=())
+        c_r = setting.request().c_r
+        wanted = {
+            (threshold.site.tensor, threshold.c)
+            for threshold in thresholds_of(task.selection, self.table, c_r, Hard())
+        }
+        kept = tuple(row for row in self.table.counts if (row.tensor, row.c) in wanted)
+        return replace(self.table, counts=kept)
+
+    def _run(self, task: Task, compiled: Compiled) -> Run:
+        return self.examples.run(model_io.load(compiled.proto, task.loaded.base_dir))
+
+    def _latency(self, run: Run) -> LatencyRatio:
+        return latency_ratio(self.original.session, run.session, self.original.feeds, PAIRS)
 
     def _layers(
         self, setting: Setting, task: Task, compiled: Compiled

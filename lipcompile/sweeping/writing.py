@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
 from lipcompile import atomic, model_io
 from lipcompile.errors import OutputError
+from lipcompile.sweeping.command import harden_command
 from lipcompile.sweeping.settings import Setting, ratio
 from lipcompile.sweeping.trial import Bench
 
@@ -45,10 +45,29 @@ class Targets:
             if one.resolve() == other.resolve():
                 raise OutputError(f"two results would be written to '{one}': name two files")
 
+    def write_table(self, bench: Bench) -> None:
+        """Writes the table, whatever was chosen.
+
+        Raises:
+            SaveError: Writing failed.
+        """
+        if self.table is not None and bench.table is not None:
+            bench.table.save(self.table)
+
+    def write_c_r(self, setting: Setting) -> None:
+        """Writes c_r per layer as TOML, where the setting has any; SaveError as above."""
+        if self.c_r is None or not setting.by_layer:
+            return
+        lines = [
+            f'{json.dumps(pattern, ensure_ascii=False)} = "{ratio(c_r)}"\n'
+            for pattern, c_r in setting.patterns.items()
+        ]
+        atomic.write_bytes(self.c_r, "".join(lines).encode())
+
     def write(
         self, bench: Bench, setting: Setting, calib: object, *, keep_model: bool
     ) -> str | None:
-        """Writes what was asked for; the model only where it may be kept.
+        """Writes what was asked for of the chosen setting; the model only if it may stay.
 
         Returns:
             The command that makes the same model; None where no file names it.
@@ -56,30 +75,9 @@ class Targets:
         Raises:
             SaveError: Writing failed.
         """
-        if self.table is not None and bench.table is not None:
-            bench.table.save(self.table)
-        if self.c_r is not None and setting.by_layer:
-            lines = [
-                f'{json.dumps(pattern)} = "{ratio(c_r)}"\n'
-                for pattern, c_r in setting.patterns.items()
-            ]
-            atomic.write_bytes(self.c_r, "".join(lines).encode())
+        self.write_c_r(setting)
         if self.model is not None and keep_model:
-            task, compiled = bench.build(setting)
+            whole = bench.table if self.table is not None else None
+            task, compiled = bench.build(setting, whole)
             model_io.save(task.loaded, compiled.proto, self.model)
-        return self._command(bench, setting, calib)
-
-    def _command(self, bench: Bench, setting: Setting, calib: object) -> str | None:
-        if bench.source.path is None or (setting.by_layer and self.c_r is None):
-            return None
-        words = ["lipcompile harden", shlex.quote(str(bench.source.path))]
-        if setting.c_r is not None:
-            is_path = isinstance(calib, str | os.PathLike)
-            source = ("--calib", calib) if is_path else ("--table", self.table)
-            if self.table is not None:
-                source = ("--table", self.table)
-            if source[1] is None:
-                return None
-            words.append(f"{source[0]} {shlex.quote(str(source[1]))}")
-        words.append(setting.flags(str(self.c_r) if self.c_r is not None else None))
-        return " ".join(words)
+        return harden_command(bench, setting, calib, self.table, self.c_r)
