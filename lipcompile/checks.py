@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lipcompile import model_io, runtime
-from lipcompile.calibration.scan import Probe
+from lipcompile.calibration.probes import Probe
 from lipcompile.errors import CheckFailed, ModelError
 from lipcompile.model_io import LoadedModel
 from lipcompile.runtime import RuntimeOptions

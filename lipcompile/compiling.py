@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lipcompile import model_io
-from lipcompile.calibration.scan import Probe
+from lipcompile.calibration.probes import Probe
 from lipcompile.calibration.table import CalibrationTable
 from lipcompile.checks import Agreement, check_compaction, check_outputs, check_structure
 from lipcompile.ensembles.plan import Ensemble, again, plan_ensembles

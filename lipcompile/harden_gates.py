@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lipcompile import model_io, runtime
-from lipcompile.calibration.scan import Probe
+from lipcompile.calibration.probes import Probe
 from lipcompile.checks import Agreement
 from lipcompile.errors import OptionError
 from lipcompile.findings import Finding
@@ -71,11 +71,7 @@ def judge(
 
 def one_sample(source: LoadedModel, probe: Probe) -> Mapping[str, np.ndarray]:
     """The first sample of a run, or the whole run where the model fixes its batch."""
-    rows = probe.count + probe.padding
-    fixed = any(spec.fixed_batch is not None for spec in source.inputs if spec.shape)
-    if fixed or any(array.ndim and len(array) != rows for array in probe.feeds.values()):
-        return probe.feeds
-    return {name: array[:1] if array.ndim else array for name, array in probe.feeds.items()}
+    return next(probe.divided(1, fixed=source.has_fixed_batch))
 
 
 def _latency(

@@ -9,14 +9,8 @@ from pathlib import Path
 
 from lipcompile.calibration.calibrate import run_counting, run_scan
 from lipcompile.calibration.counting import check_readable_twice, prepare_counting
-from lipcompile.calibration.scan import (
-    PROBE_SAMPLES,
-    Probe,
-    Progress,
-    Scan,
-    ScanOptions,
-    prepare_scan,
-)
+from lipcompile.calibration.probes import PROBE_SAMPLES, Probe
+from lipcompile.calibration.scan import Progress, Scan, ScanOptions, prepare_scan
 from lipcompile.calibration.table import CalibrationTable, load_table
 from lipcompile.errors import DataError
 from lipcompile.forged import Hard

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 import lipcompile
 from lipcompile import model_io
-from lipcompile.calibration.scan import Probe
+from lipcompile.calibration.probes import Probe
 from lipcompile.checks import Agreement, check_compaction, measure_agreement
 from lipcompile.errors import CheckFailed
 from lipcompile.forged import Hard

@@ -456,7 +456,7 @@ def test_tensor_proto_names_are_not_needed(data: np.ndarray) -> None:
 def test_only_class_scores_are_compared_by_their_arg_max(
     shape: tuple[int, ...], compared: int
 ) -> None:
-    from lipcompile.calibration.scan import Probe
+    from lipcompile.calibration.probes import Probe
     from lipcompile.checks import _Comparison
 
     before = np.random.default_rng(0).normal(size=shape).astype("float32")

@@ -10,7 +10,7 @@ import pytest
 
 import lipcompile
 from lipcompile import model_io
-from lipcompile.calibration.scan import Probe
+from lipcompile.calibration.probes import Probe
 from lipcompile.checks import Agreement
 from lipcompile.demo import CALIBRATION, MODEL
 from lipcompile.errors import OptionError

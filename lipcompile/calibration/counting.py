@@ -23,7 +23,7 @@ from lipcompile.passes.count_suppressed import CountTap, tap_suppressed
 from lipcompile.runtime import RuntimeOptions
 from lipcompile.sites import Site
 
-_TWICE = "the weight variant reads the data twice: pass a list, an array or files"
+_TWICE = "counting reads the data twice: pass a list, an array or files"
 
 
 def check_readable_twice(data: object) -> None:

@@ -18,6 +18,7 @@ from lipcompile.calibration.batches import Batcher
 from lipcompile.calibration.merge import merge_ranges
 from lipcompile.calibration.preprocess.resolve import resolve
 from lipcompile.calibration.preprocess.transform import Preprocess
+from lipcompile.calibration.probes import PROBE_SAMPLES, Probe
 from lipcompile.calibration.sources.opening import Source, open_source
 from lipcompile.calibration.sources.sample import Sample
 from lipcompile.calibration.table import (
@@ -33,7 +34,6 @@ from lipcompile.sites import Site
 
 Progress = Callable[[int, int | None], None]
 
-PROBE_SAMPLES = 256  # kept with their outputs, to compare models
 _PROBE_BYTES = 128 << 20
 _MOST_SAMPLES = 10**9
 
@@ -235,23 +235,6 @@ class Scan:
             return False
         kept = sum(probe.count for probe in self.probe)
         return kept < PROBE_SAMPLES and self._probe_bytes < _PROBE_BYTES
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """Feeds that were run, and what the original model gave.
-
-    Attributes:
-        feeds: Complete inputs by name.
-        outputs: The original model's tensor outputs by name.
-        count: How many samples the feeds hold.
-        padding: How many rows at the end only fill up a fixed batch.
-    """
-
-    feeds: Mapping[str, np.ndarray]
-    outputs: Mapping[str, np.ndarray]
-    count: int
-    padding: int = 0
 
 
 def prepare_scan(

@@ -158,7 +158,7 @@ _WRITING = ("force", "save_model", "save_table", "save_cr", "verbose")
 @click.option(
     "--save-model",
     metavar="FILE",
-    help="Write the chosen model, unless a gate fails.",
+    help="Write the chosen model, unless a gate fails or it is worse on the reporting part.",
 )
 @click.option("--save-table", metavar="JSON", help="Write the calibration table.")
 @click.option(

@@ -8,7 +8,7 @@ from typing import Any
 import ml_dtypes  # noqa: F401  (makes NumPy know "bfloat16")
 import numpy as np
 
-from lipcompile.calibration.scan import Probe
+from lipcompile.calibration.probes import Probe
 from lipcompile.ensembles.options import Way
 from lipcompile.ensembles.plan import Ensemble
 from lipcompile.ensembles.reference import Inner, Reference

@@ -69,6 +69,11 @@ class LoadedModel:
         )
 
     @property
+    def has_fixed_batch(self) -> bool:
+        """Whether an input has a fixed number of rows."""
+        return any(spec.fixed_batch is not None for spec in self.inputs)
+
+    @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         return tuple(_spec(info) for info in self.proto.graph.output)
 

@@ -4,9 +4,10 @@
    within the other limits.
 2. With attacks, the best is the admitted setting with the highest worst-case accuracy, if that
    is higher than the original's; ties go to the smaller loss of clean accuracy, then to the
-   lower latency. Otherwise none is better, and none is chosen.
+   setting that was listed first. Otherwise none is better, and none is chosen.
 3. Without attacks nothing is known about robustness. The best is the admitted setting that
-   shrinks the weights most (mean singular ratio); ties as before.
+   shrinks the weights most (mean singular ratio), if that is more than the zeros do which are
+   there anyway; ties as before.
 """
 
 from __future__ import annotations
@@ -88,22 +89,31 @@ class Candidate:
         return self.trial.setting.name
 
 
-def pick(candidates: Sequence[Candidate], *, attacked: bool) -> Candidate | None:
-    """The best by the rules above, whether or not it is better than the original."""
-    admitted = [x for x in candidates if x.obstacle is None]
-    if attacked:
-        rated = [(x, -x.worst.difference) for x in admitted if x.worst and not x.masked]
-    else:
-        known = [(x, x.trial.singular) for x in admitted]
-        rated = [(x, ratios[0]) for x, ratios in known if ratios is not None]
-    if not rated:
-        return None
-    return min(rated, key=lambda item: (item[1], *_ties(item[0])))[0]
+def strongest(candidates: Sequence[Candidate], baseline: float) -> Candidate | None:
+    """The best without attacks, by rule 3.
+
+    Args:
+        candidates: In the order in which they were listed.
+        baseline: Mean singular ratio without any hardening.
+    """
+    known = [(x, x.trial.singular) for x in candidates if x.obstacle is None]
+    rated = [(x, r[0]) for x, r in known if r is not None and r[0] < baseline]
+    return _least(rated)
 
 
-def _ties(candidate: Candidate) -> tuple[float, float]:
-    assert candidate.answers is not None and candidate.trial.latency is not None
-    return candidate.answers.drop, candidate.trial.latency.median
+def most_robust(candidates: Sequence[Candidate]) -> Candidate | None:
+    """The best under attack by rule 2, whether or not it is better than the original."""
+    admitted = [x for x in candidates if x.obstacle is None and not x.masked]
+    return _least([(x, -x.worst.difference) for x in admitted if x.worst is not None])
+
+
+def _least(rated: Sequence[tuple[Candidate, float]]) -> Candidate | None:
+    def rank(item: tuple[Candidate, float]) -> tuple[float, float]:
+        candidate, value = item
+        assert candidate.answers is not None
+        return value, candidate.answers.drop
+
+    return min(rated, key=rank)[0] if rated else None
 
 
 def explain(best: Candidate | None, candidates: Sequence[Candidate], *, attacked: bool) -> str:
@@ -115,6 +125,8 @@ def explain(best: Candidate | None, candidates: Sequence[Candidate], *, attacked
     if best is None:
         if any(x.masked for x in admitted):
             return f"{of}, and every one of them failed a masking check: keep the original"
+        if any(x.trial.singular for x in admitted):
+            return f"{of}, and none of them shrinks the weights: there is nothing to ship"
         return f"{of}, and none of them can be compared without an attack: pass --eps"
     if attacked:
         assert best.worst is not None

@@ -12,11 +12,12 @@ from lipcompile.findings import failures
 from lipcompile.gates import Gates
 from lipcompile.statistics import near_chance
 from lipcompile.sweeping.attacking import Attacks, Notify, summary
-from lipcompile.sweeping.choosing import Candidate, judge, pick
+from lipcompile.sweeping.choosing import Candidate, judge, most_robust, strongest
 from lipcompile.sweeping.examples import Labelled, Parts
 from lipcompile.sweeping.per_layer import search
 from lipcompile.sweeping.results import Confirmation, SweepResult
 from lipcompile.sweeping.settings import Setting
+from lipcompile.sweeping.strength import singular_of
 from lipcompile.sweeping.trial import Answers, Bench, Share
 from lipcompile.text import percent
 
@@ -69,9 +70,9 @@ class Comparison:
     def search_layers(self, c_rs: Sequence[float]) -> None:
         """Adds a setting with c_r per layer, where the search finds one."""
         forged = [x for x in self.candidates if x.trial.setting.variant == "forged"]
-        start = pick(forged, attacked=False)
+        start = strongest(forged, self._baseline)
         if start is None:
-            self.notify("per layer: no forged setting is admitted, so there is no start")
+            self.notify("per layer: no forged setting to start from is admitted")
             return
         setting = search(
             self.bench, start.trial.setting, sorted(set(c_rs)), self._keeps, self.notify
@@ -87,7 +88,16 @@ class Comparison:
 
     def best(self) -> Candidate | None:
         """By the rules of `choosing`."""
-        return pick(self.candidates, attacked=self.attacks is not None)
+        if self.attacks is not None:
+            return most_robust(self.candidates)
+        return strongest(self.candidates, self._baseline)
+
+    @property
+    def _baseline(self) -> float:
+        """Mean singular ratio without any hardening; 1 where nothing was measured."""
+        strengths = self.bench.strengths
+        ratios = singular_of(strengths.baseline) if strengths is not None else None
+        return ratios[0] if ratios is not None else 1.0
 
     def is_better(self, best: Candidate) -> bool:
         """Than the original; without attacks nothing can be said against it."""

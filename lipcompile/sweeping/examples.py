@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from lipcompile import model_io
-from lipcompile.calibration.scan import Probe
+from lipcompile.calibration.probes import Probe
 from lipcompile.errors import DataError, ModelError, OptionError
 from lipcompile.labelled import LabelledImages
 from lipcompile.labelled.classifier import open_classifier
@@ -157,14 +157,8 @@ class Unlabelled:
                     "more classes"
                 )
             found.append(_classes(scores[: probe.count].reshape(probe.count, width)))
-        return Run(session, np.concatenate(found), self._first(model), width)
-
-    def _first(self, model: LoadedModel) -> Mapping[str, np.ndarray]:
-        probe = self.probes[0]
-        whole = any(len(x) != probe.count for x in probe.feeds.values() if x.ndim)
-        if whole or any(spec.fixed_batch is not None for spec in model.inputs):
-            return probe.feeds
-        return {name: x[:1] if x.ndim else x for name, x in probe.feeds.items()}
+        first = next(self.probes[0].divided(1, fixed=model.has_fixed_batch))
+        return Run(session, np.concatenate(found), first, width)
 
     def to_json(self) -> dict[str, Any]:
         return {**self.record, "normalisation": None, "labelled": False}

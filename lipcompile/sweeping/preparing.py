@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from lipcompile import model_io
 from lipcompile.calibration.counting import check_readable_twice, prepare_counting
-from lipcompile.calibration.scan import Probe, Progress, ScanOptions, prepare_scan
+from lipcompile.calibration.probes import Probe
+from lipcompile.calibration.scan import Progress, ScanOptions, prepare_scan
 from lipcompile.calibration.table import CalibrationTable
 from lipcompile.compiling import Task, open_task
 from lipcompile.errors import Interrupted, NonFiniteError

@@ -65,6 +65,11 @@ class Confirmation:
         return self.judged(self.gates)
 
     @property
+    def refuted(self) -> bool:
+        """The attacks on this part say that the original is the better one, or nothing."""
+        return self.audit is not None and self.audit.verdict in ("worse", "masked")
+
+    @property
     def holds(self) -> bool:
         return all(finding.holds is not False for finding in self.findings)
 
@@ -249,7 +254,9 @@ class SweepResult:
             yield from self._confirmed(self.confirmed)
         yield f"took {self.seconds:.0f} s"
         yield f"verdict: {self.verdict}"
-        if self.command is not None:
+        if self.confirmed is not None and self.confirmed.refuted:
+            yield f"keep the original: on the reporting part the verdict is {self.verdict}"
+        elif self.command is not None:
             yield f"to make it: {self.command}"
         elif self.chosen is not None:
             yield "to make it: pass --save-model (and --save-cr, where layers differ in c_r)"

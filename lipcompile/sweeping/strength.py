@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lipcompile import model_io, runtime
-from lipcompile.calibration.scan import Probe
+from lipcompile.calibration.probes import Probe
 from lipcompile.calibration.table import CalibrationTable
 from lipcompile.forged import Hard
 from lipcompile.forging import thresholds_of
@@ -236,17 +236,13 @@ def _small_feeds(
     model: LoadedModel, probes: Sequence[Probe]
 ) -> Iterator[Mapping[str, np.ndarray]]:
     """The samples in runs of a few rows, where the model lets a batch be divided."""
-    fixed = any(spec.fixed_batch is not None for spec in model.inputs)
     taken = 0
     for probe in probes:
-        rows = probe.count + probe.padding
-        whole = fixed or any(len(x) != rows for x in probe.feeds.values() if x.ndim)
-        for start in range(0, rows, rows if whole else _ROWS):
+        for feeds in probe.divided(_ROWS, fixed=model.has_fixed_batch):
             if taken >= VECTORS:
                 return
-            part = slice(start, start + (rows if whole else _ROWS))
-            taken += min(rows - start, part.stop - part.start)
-            yield {name: x[part] if x.ndim else x for name, x in probe.feeds.items()}
+            taken += max((len(x) for x in feeds.values() if x.ndim), default=1)
+            yield feeds
 
 
 def _weight(layer: LinearLayer) -> ir.Value:

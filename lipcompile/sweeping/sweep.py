@@ -100,7 +100,8 @@ def sweep(
         selector: Which layers are wanted.
         scan: How calibration data is read; its preprocessing serves `data` as well.
         runtime: Execution providers and threads.
-        output: Where to write the chosen model, if anywhere; not where a gate fails.
+        output: Where to write the chosen model, if anywhere; not where a gate fails, or the
+            attacks on the reporting part find it worse, or masked.
         save_table: Where to write the calibration table, if anywhere.
         save_cr: Where to write c_r per layer of the chosen setting as TOML, if anywhere.
         force: Replace existing files.
@@ -145,7 +146,7 @@ def sweep(
     failed = _failed(gates, comparison.candidates, chosen, confirmed, why)
     targets.write_table(bench)
     command = None
-    if chosen is not None:
+    if chosen is not None and confirmed is not None and not confirmed.refuted:
         command = targets.write(bench, chosen.trial.setting, calib, keep_model=not failed)
     return comparison.result(
         chosen, why, confirmed, command, time.perf_counter() - begin, failed, how.seed

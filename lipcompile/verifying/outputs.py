@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lipcompile.calibration.scan import Probe
+from lipcompile.calibration.probes import Probe
 from lipcompile.checks import Agreement, measure_agreement
 from lipcompile.runtime import Session
 from lipcompile.text import percent

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lipcompile import model_io, runtime
-from lipcompile.calibration.scan import Probe
+from lipcompile.calibration.probes import Probe
 from lipcompile.errors import ModelError, RunFailure
 from lipcompile.runtime import RuntimeOptions
 from lipcompile.text import count, percent

@@ -277,11 +277,11 @@ def rows() -> Iterator[np.ndarray]:
 @pytest.mark.parametrize("make", [rows, Reader], ids=["generator", "reader"])
 def test_data_that_can_be_read_once_is_refused_before_the_scan(make: Any) -> None:
     data = make()
-    message = r"type '(generator|Reader)' gives each sample once, and the weight variant reads"
+    message = r"type '(generator|Reader)' gives each sample once, and counting reads"
     with pytest.raises(DataError, match=message):
         calibrated(data)
     assert counted(data) == WHOLE.counts, "nothing of it was read"
-    with pytest.raises(DataError, match=r"gave no sample: .*; the weight variant reads the"):
+    with pytest.raises(DataError, match=r"gave no sample: .*; counting reads the"):
         counted(data)
 
 

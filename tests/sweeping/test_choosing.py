@@ -8,7 +8,15 @@ import pytest
 from lipcompile.errors import OptionError
 from lipcompile.measure import LatencyRatio
 from lipcompile.statistics import PairedDifference
-from lipcompile.sweeping.choosing import Candidate, explain, judge, limits, pick, to_json
+from lipcompile.sweeping.choosing import (
+    Candidate,
+    explain,
+    judge,
+    limits,
+    most_robust,
+    strongest,
+    to_json,
+)
 from lipcompile.sweeping.settings import Setting
 from lipcompile.sweeping.strength import LayerStrength
 from lipcompile.sweeping.trial import Answers, Trial
@@ -125,9 +133,9 @@ def test_what_cannot_be_had_is_no_candidate() -> None:
         ([("a", {"gain": 50, "masked": True}), ("b", {"gain": 1})], "b"),
         # not admitted is out
         ([("a", {"gain": 50, "obstacle": "slow"}), ("b", {"gain": 1})], "b"),
-        # a tie goes to the smaller loss, then to the lower latency, then to the first
+        # a tie goes to the smaller loss, then to the first
         ([("a", {"gain": 5, "lost": 2}), ("b", {"gain": 5, "lost": 1})], "b"),
-        ([("a", {"gain": 5, "latency": 1.3}), ("b", {"gain": 5, "latency": 1.2})], "b"),
+        ([("a", {"gain": 5, "latency": 1.3}), ("b", {"gain": 5, "latency": 1.2})], "a"),
         ([("a", {"gain": 5}), ("b", {"gain": 5})], "a"),
         ([("a", {"gain": 5, "masked": True})], None),
         ([("a", {})], None),  # not attacked
@@ -138,7 +146,7 @@ def test_the_best_under_attack(
     rows: list[tuple[str, dict[str, object]]], expected: str | None
 ) -> None:
     found = [candidate(name, **what) for name, what in rows]  # type: ignore[arg-type]
-    assert first(pick(found, attacked=True)) == expected
+    assert first(most_robust(found)) == expected
 
 
 # Without
@@ -149,9 +157,10 @@ def test_the_best_under_attack(
     [
         ([("a", {"ratio": 0.9}), ("b", {"ratio": 0.4}), ("c", {"ratio": 0.5})], "b"),
         ([("a", {"ratio": 0.1, "obstacle": "slow"}), ("b", {"ratio": 0.4})], "b"),
-        ([("a", {"ratio": None}), ("b", {"ratio": 1.0})], "b"),
+        ([("a", {"ratio": None}), ("b", {"ratio": 0.99})], "b"),
+        ([("a", {"ratio": 1.0})], None),  # no more than what is 0 anyway
         ([("a", {"lost": 1}), ("b", {"lost": 0})], "b"),
-        ([("a", {"latency": 1.3}), ("b", {"latency": 1.2})], "b"),
+        ([("a", {"latency": 1.3}), ("b", {"latency": 1.2})], "a"),
         ([("a", {"ratio": None})], None),  # an ensemble has no weight that shrinks
         ([("a", {"obstacle": "slow"})], None),
     ],
@@ -160,7 +169,7 @@ def test_the_best_without_attacks(
     rows: list[tuple[str, dict[str, object]]], expected: str | None
 ) -> None:
     found = [candidate(name, **what) for name, what in rows]  # type: ignore[arg-type]
-    assert first(pick(found, attacked=False)) == expected
+    assert first(strongest(found, 1.0)) == expected
 
 
 # In words
@@ -168,20 +177,22 @@ def test_the_best_without_attacks(
 
 def test_equal_to_the_original_is_not_better() -> None:
     found = [candidate(gain=0)]
-    text = explain(pick(found, attacked=True), found, attacked=True)
+    text = explain(most_robust(found), found, attacked=True)
     assert "none is better than the original, so keep that" in text
     better = [candidate(gain=1)]
-    text = explain(pick(better, attacked=True), better, attacked=True)
+    text = explain(most_robust(better), better, attacked=True)
     assert text.startswith("of 1 settings, 1 kept within the limits; a 2^-7 has the highest")
     assert "better than the original" not in text
 
 
 def test_why_none() -> None:
     masked = [candidate(gain=5, masked=True), candidate(obstacle="slow")]
-    text = explain(pick(masked, attacked=True), masked, attacked=True)
+    text = explain(most_robust(masked), masked, attacked=True)
     assert "of 2 settings, 1 kept within the limits, and every one of them failed a" in text
     alone = [candidate(ratio=None)]
-    assert "pass --eps" in explain(pick(alone, attacked=False), alone, attacked=False)
+    assert "pass --eps" in explain(strongest(alone, 1.0), alone, attacked=False)
+    idle = [candidate(ratio=1.0)]
+    assert "none of them shrinks the weights" in explain(None, idle, attacked=False)
     over = [candidate("a", lost=9, obstacle="too much"), candidate("b", lost=3, obstacle="x")]
     text = explain(None, over, attacked=False)
     assert text == (
@@ -194,5 +205,5 @@ def test_why_none() -> None:
 
 def test_without_attacks_nothing_is_said_about_robustness() -> None:
     found = [candidate(ratio=0.25)]
-    text = explain(pick(found, attacked=False), found, attacked=False)
+    text = explain(strongest(found, 1.0), found, attacked=False)
     assert "mean 0.250" in text and "says nothing about robustness: pass --eps" in text

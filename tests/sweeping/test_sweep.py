@@ -173,7 +173,7 @@ def test_per_layer_without_a_start_says_so(
     given = {**FEW, "cr": "0.9", "variants": ["forged"]}
     result = sweep(proto, pixels(40), data, per_layer=True, notify=notes.append, **given)
     assert result.chosen is None
-    assert notes[-1] == "per layer: no forged setting is admitted, so there is no start"
+    assert notes[-1] == "per layer: no forged setting to start from is admitted"
 
 
 # Two parts
