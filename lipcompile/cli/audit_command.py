@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from lipcompile.cli.evidence import Evidence, evidence_flags, stop_where_failed
+from lipcompile.cli.flags import attack_flags, image_flags, label_flags
 from lipcompile.cli.long_work import Notes, journal_beside, parse_samples
-from lipcompile.cli.options import image_flags, image_from
+from lipcompile.cli.options import image_from
 from lipcompile.cli.show import format_flag
 
 
@@ -30,39 +31,17 @@ from lipcompile.cli.show import format_flag
     help="Radius in pixel units in [0, 1], before normalisation. Also 8/255.",
 )
 @click.option(
-    "--norm",
-    type=click.Choice(["linf", "l2"]),
-    default="linf",
-    show_default=True,
-    help="Of the perturbation.",
-)
-@click.option(
     "--samples",
     default="500",
     show_default=True,
     metavar="N|all",
     help="At most N images, drawn by --data-seed.",
 )
-@click.option(
-    "--attacks",
-    type=click.Choice(["fast", "standard"]),
-    default="fast",
-    show_default=True,
-    help="APGD-CE, APGD-T and short black-box attacks (fast), or all of AutoAttack too.",
-)
-@click.option(
-    "--device", default="cpu", show_default=True, metavar="NAME", help="cpu or cuda."
-)
-@click.option(
-    "--labels", metavar="FILE", help="CSV or JSON with file and label, if not in the data."
-)
-@click.option("--classes", metavar="FILE", help="Class names in the model's order.")
+@attack_flags
+@label_flags
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the attacks.")
 @click.option(
     "--data-seed", type=int, default=0, show_default=True, help="Of the images drawn."
-)
-@click.option(
-    "--scores", metavar="NAME", help="Model output with the class scores, if it has several."
 )
 @click.option(
     "--batch-size", type=int, metavar="N", help="Images per batch.  [default: by size]"

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from lipcompile.calibration.calibrate import calibrate
-from lipcompile.cli.options import DATA_HELP, scanning_flags, scanning_options
+from lipcompile.cli.flags import DATA_HELP, scanning_flags
+from lipcompile.cli.options import scanning_options
 from lipcompile.cli.show import progress, show
 from lipcompile.model_io import beside
 

@@ -7,7 +7,8 @@ from typing import Any, get_args
 import click
 
 from lipcompile.cli.evidence import Evidence, evidence_flags
-from lipcompile.cli.options import DATA_HELP, scanning_flags, scanning_options
+from lipcompile.cli.flags import DATA_HELP, scanning_flags
+from lipcompile.cli.options import scanning_options
 from lipcompile.cli.show import progress
 from lipcompile.compiler import harden
 from lipcompile.ensembles.options import EnsembleOptions, Mean, Way

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from lipcompile.cli.options import selection_flags, selector_from
+from lipcompile.cli.flags import selection_flags
+from lipcompile.cli.options import selector_from
 from lipcompile.cli.show import format_flag, show
 from lipcompile.inspection import inspect
 

@@ -10,8 +10,9 @@ from typing import Any
 import click
 
 from lipcompile.cli.evidence import Evidence, evidence_flags, stop_where_failed
+from lipcompile.cli.flags import attack_flags, label_flags, scanning_flags
 from lipcompile.cli.long_work import Notes, journal_beside, parse_samples
-from lipcompile.cli.options import scanning_flags, scanning_options
+from lipcompile.cli.options import scanning_options
 from lipcompile.cli.show import progress
 from lipcompile.ensembles.options import EnsembleOptions
 from lipcompile.forged import FORMS
@@ -78,20 +79,7 @@ _WRITING = ("force", "save_model", "save_table", "save_cr", "verbose")
     help="Attack every admitted setting with this radius, in pixel units in [0, 1], before "
     "normalisation. Also 8/255.  [default: no attack]",
 )
-@click.option(
-    "--norm",
-    type=click.Choice(["linf", "l2"]),
-    default="linf",
-    show_default=True,
-    help="Of the perturbation.",
-)
-@click.option(
-    "--attacks",
-    type=click.Choice(["fast", "standard"]),
-    default="fast",
-    show_default=True,
-    help="As in 'lipcompile audit'.",
-)
+@attack_flags
 @click.option(
     "--attack-samples",
     type=int,
@@ -102,9 +90,6 @@ _WRITING = ("force", "save_model", "save_table", "save_cr", "verbose")
     "reporting part.",
 )
 @click.option("--attack-seed", type=int, default=0, show_default=True, help="Of the attacks.")
-@click.option(
-    "--device", default="cpu", show_default=True, metavar="NAME", help="cpu or cuda."
-)
 @click.option(
     "--max-accuracy-drop",
     type=float,
@@ -145,13 +130,7 @@ _WRITING = ("force", "save_model", "save_table", "save_cr", "verbose")
     show_default=True,
     help="Of --data-samples and of the two parts.",
 )
-@click.option(
-    "--labels", metavar="FILE", help="CSV or JSON with file and label, if not in the data."
-)
-@click.option("--classes", metavar="FILE", help="Class names in the model's order.")
-@click.option(
-    "--scores", metavar="NAME", help="Model output with the class scores, if it has several."
-)
+@label_flags
 @click.option(
     "-o", "--output", metavar="JSON", help="Write the result as JSON to this file as well."
 )

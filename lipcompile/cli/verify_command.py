@@ -8,13 +8,8 @@ import click
 
 from lipcompile.calibration.scan import ScanOptions
 from lipcompile.cli.evidence import Evidence, evidence_flags
-from lipcompile.cli.options import (
-    image_flags,
-    image_from,
-    output_flags,
-    runtime_flags,
-    runtime_from,
-)
+from lipcompile.cli.flags import image_flags, output_flags, runtime_flags
+from lipcompile.cli.options import image_from, runtime_from
 from lipcompile.cli.show import progress
 from lipcompile.verifying.verify import verify
 
