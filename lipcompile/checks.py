@@ -226,6 +226,7 @@ class _Comparison:
         self.samples = 0
         self.same = 0
         self.compared = 0
+        self.has_classes = False  # whether any row has scores without NaN
         self.difference = 0.0
         self.scale = 0.0
         self.nan = False
@@ -270,22 +271,26 @@ class _Comparison:
             self.scale = max(self.scale, float(np.abs(before[finite]).max()))
 
     def _compare_top1(self, before: np.ndarray, after: np.ndarray) -> None:
-        """Scores are [N, C] with C > 1, up to axes of length 1; a map or sequence has none."""
+        """Scores are [N, C] with C > 1, up to axes of length 1; a map or sequence has none. A
+        row with NaN has no class, and agrees with nothing."""
         rows = len(before)
-        if not rows or before.ndim < 2 or not np.isfinite(before).any():
+        if not rows or before.ndim < 2:
             return
         if before[0].size < 2 or max(before.shape[1:]) != before[0].size:
             return
-        best = [scores.reshape(rows, -1).argmax(axis=1) for scores in (before, after)]
-        self.same += int((best[0] == best[1]).sum())
+        scores = [array.reshape(rows, -1) for array in (before, after)]
+        known = ~(np.isnan(scores[0]) | np.isnan(scores[1])).any(axis=1)
+        best = [array.argmax(axis=1) for array in scores]
+        self.same += int((known & (best[0] == best[1])).sum())
         self.compared += rows
+        self.has_classes |= bool(known.any())
 
     def result(self) -> Agreement:
         equal = self.equal / self.discrete if self.discrete else None
         difference = self.difference / self.scale if self.scale else self.difference
         if equal is not None and not self.floats:
             difference = 1 - equal
-        top1 = self.same / self.compared if self.compared else None
+        top1 = self.same / self.compared if self.has_classes else None
         return Agreement(self.samples, top1, difference, self.nan, equal)
 
 

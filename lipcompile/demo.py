@@ -18,7 +18,7 @@ from lipcompile import atomic
 from lipcompile.calibration.scan import Progress
 from lipcompile.compiler import harden
 from lipcompile.errors import MissingExtraError, OutputError
-from lipcompile.findings import document
+from lipcompile.findings import Judged, document
 from lipcompile.measure import LatencyRatio, latency_ratio, predictions
 from lipcompile.results import HardenResult
 from lipcompile.runtime import RuntimeOptions, Session, open_session
@@ -38,6 +38,7 @@ Try next:
   lipcompile harden YOUR_MODEL.onnx --calib YOUR_IMAGES/ --cr 2^-7
   lipcompile inspect YOUR_MODEL.onnx --rule all"""
 
+_WRITTEN = ("harden.json", "sweep.json", "report.html")
 _NO_REPORT = 'none: pip install "lipcompile[report]" to have one'
 
 
@@ -115,11 +116,12 @@ def run_demo(
             "--output-dir"
         ) from error
     output = output_dir / "fashion_mnist_adv.hardened.onnx"
-    if output.exists() and not force:
-        raise OutputError(
-            f"'{output}' exists from an earlier demo: pass --force to replace it, or name "
-            "another folder with --output-dir"
-        )
+    for path in (output, *(output_dir / name for name in _WRITTEN)):
+        if path.exists() and not force:
+            raise OutputError(
+                f"'{path}' exists, as from an earlier demo: pass --force to replace it, or "
+                "name another folder with --output-dir"
+            )
     hardened = harden(MODEL, CALIBRATION, output=output, force=force, progress=progress)
     taking_turns = RuntimeOptions(spinning=False)
     before, after = open_session(MODEL, taking_turns), open_session(output, taking_turns)
@@ -143,11 +145,10 @@ def _report(hardened: HardenResult, folder: Path) -> Path | None:
         from lipcompile.sweeping.sweep import sweep
 
         swept = sweep(MODEL, CALIBRATION, TEST)
-        files = []
-        for name, result in (("harden", hardened), ("sweep", swept)):
-            files.append(folder / f"{name}.json")
-            atomic.write_bytes(files[-1], json.dumps(document(result), indent=1).encode())
-        page = folder / "report.html"
+        *files, page = (folder / name for name in _WRITTEN)
+        results: tuple[Judged, ...] = (hardened, swept)
+        for path, result in zip(files, results, strict=True):
+            atomic.write_bytes(path, json.dumps(document(result), indent=1).encode())
         write_report(read_report(files), [page], force=True)
     except MissingExtraError:
         return None

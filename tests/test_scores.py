@@ -168,7 +168,7 @@ NOT_A_ROW = r"has shape \[3, 4, 2, 2\] for 3 images, which is not one row of cla
             "float[n, k] y",
             "f = Flatten (x) y = ReduceMean <axes = [1]> (f)",
             None,
-            "output 'y' of 'net' has one value per image: audit takes classifiers",
+            "output 'y' of 'net' has one value per image: only classifiers",
         ),
     ],
     ids=["segmentation", "named segmentation", "one number", "regression"],

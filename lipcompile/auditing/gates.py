@@ -12,22 +12,27 @@ from lipcompile.text import percent
 
 
 def judge(gates: Gates, result: AuditResult) -> tuple[Finding, ...]:
-    """One finding per gate.
+    """One finding per gate."""
+    return (
+        *gates.agreement(result.agreement),
+        *gates.accuracy_drop("clean", -result.clean.difference),
+        *judge_worst_case(gates, result),
+        *gates.latency(result.latency),
+    )
+
+
+def judge_worst_case(gates: Gates, result: AuditResult) -> tuple[Finding, ...]:
+    """One finding per gate on the worst case.
 
     Behind a failed masking check the worst case is an upper bound: it may break a gate, and no
     gate may rest on it.
     """
     robust = float(result.hardened.robust.mean())
-    worst = [
+    worst = (
         *gates.robust_accuracy(robust),
         *gates.accuracy_drop("worst-case", -result.worst.difference),
-    ]
-    return (
-        *gates.agreement(result.agreement),
-        *gates.accuracy_drop("clean", -result.clean.difference),
-        *(_undecided(worst, robust) if result.verdict == "masked" else worst),
-        *gates.latency(result.latency),
     )
+    return tuple(_undecided(worst, robust)) if result.verdict == "masked" else worst
 
 
 def _undecided(worst: Iterable[Finding], robust: float) -> Iterator[Finding]:

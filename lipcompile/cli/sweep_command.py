@@ -15,6 +15,7 @@ from lipcompile.cli.long_work import Notes, journal_beside, parse_samples
 from lipcompile.cli.options import scanning_options
 from lipcompile.cli.show import progress
 from lipcompile.ensembles.options import EnsembleOptions
+from lipcompile.errors import OptionError
 from lipcompile.forged import FORMS
 
 _VARIANTS = ("forged", "weight")
@@ -197,13 +198,19 @@ def command(
         EnsembleOptions(views, layout=layout, scores=reading.scores)
         for views in _words(flags.pop("ensembles"))
     ]
+    variants = _words(flags.pop("variants"), _VARIANTS)
+    if flags["forms"] is not None and "forged" not in variants:
+        raise OptionError(
+            "--forms names forged functions, and --variants has no forged: add it, or leave "
+            "--forms out"
+        )
     with progress("calibrating", not (no_progress or quiet)) as update:
         result = sweep(
             model,
             calib,
             data,
             forms=_words(flags.pop("forms"), FORMS),
-            variants=_words(flags.pop("variants"), _VARIANTS),
+            variants=variants,
             ensembles=ensembles,
             seed=flags.pop("attack_seed"),
             reading=reading,

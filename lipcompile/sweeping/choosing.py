@@ -2,12 +2,13 @@
 
 1. A setting is admitted if it can be built, and keeps within the budget of clean accuracy and
    within the other limits.
-2. With attacks, the best is the admitted setting with the highest worst-case accuracy, if that
-   is higher than the original's; ties go to the smaller loss of clean accuracy, then to the
-   setting that was listed first. Otherwise none is better, and none is chosen.
+2. With attacks, a setting is better if its worst-case accuracy is higher than that of the
+   original under the same attacks. Of those the best has the highest worst-case accuracy; ties
+   go to the smaller loss of clean accuracy, then to the setting that was listed first. If none
+   is better, none is chosen.
 3. Without attacks nothing is known about robustness. The best is the admitted setting that
-   shrinks the weights most (mean singular ratio), if that is more than the zeros do which are
-   there anyway; ties as before.
+   shrinks the weights most (mean singular ratio), if that is by `NOISE` or more below what the
+   zeros leave which are there anyway; ties as before.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from lipcompile.statistics import PairedDifference
 from lipcompile.sweeping.trial import Answers, Trial
 
 DEFAULT_DROP = 0.01
+NOISE = 1e-3  # what singular ratios may be wrong by (`singular.masked_ratios`)
+_DIGITS = 6  # beyond which two singular ratios are equal
 
 
 def limits(
@@ -67,6 +70,7 @@ class Candidate:
         answers: On the choosing part; None where it cannot be had.
         obstacle: Why it is not admitted, in words; None where it is.
         worst: Paired difference of worst cases under attack, where it was attacked.
+        robust: Its worst-case accuracy there.
         masked: A masking check failed, so that its worst case is only an upper bound.
     """
 
@@ -74,6 +78,7 @@ class Candidate:
     answers: Answers | None
     obstacle: str | None
     worst: PairedDifference | None = None
+    robust: float = 0.0
     masked: bool = False
 
     @classmethod
@@ -83,6 +88,11 @@ class Candidate:
             return cls(trial, None, f"it cannot be had: {trial.problem}")
         failed = failures(judge(gates, answers, trial.latency))
         return cls(trial, answers, "; ".join(failed) or None)
+
+    @property
+    def is_better(self) -> bool:
+        """Than the original, under the same attacks."""
+        return self.worst is not None and self.worst.difference > 0
 
     @property
     def name(self) -> str:
@@ -97,14 +107,18 @@ def strongest(candidates: Sequence[Candidate], baseline: float) -> Candidate | N
         baseline: Mean singular ratio without any hardening.
     """
     known = [(x, x.trial.singular) for x in candidates if x.obstacle is None]
-    rated = [(x, r[0]) for x, r in known if r is not None and r[0] < baseline]
-    return _least(rated)
+    shrunk = [(x, r[0]) for x, r in known if r is not None and r[0] <= baseline - NOISE]
+    return _least([(x, round(value, _DIGITS)) for x, value in shrunk])
 
 
 def most_robust(candidates: Sequence[Candidate]) -> Candidate | None:
-    """The best under attack by rule 2, whether or not it is better than the original."""
-    admitted = [x for x in candidates if x.obstacle is None and not x.masked]
-    return _least([(x, -x.worst.difference) for x in admitted if x.worst is not None])
+    """The best under attack by rule 2; where none is better than the original, the one that
+    comes nearest."""
+    rated = [x for x in candidates if x.obstacle is None and x.worst and not x.masked]
+    better = [x for x in rated if x.is_better]
+    if better:
+        return _least([(x, -x.robust) for x in better])
+    return _least([(x, -x.worst.difference) for x in rated if x.worst])
 
 
 def _least(rated: Sequence[tuple[Candidate, float]]) -> Candidate | None:
@@ -130,16 +144,29 @@ def explain(best: Candidate | None, candidates: Sequence[Candidate], *, attacked
         return f"{of}, and none of them can be compared without an attack: pass --eps"
     if attacked:
         assert best.worst is not None
-        found = f"{best.name} has the highest worst case, {best.worst} on the choosing part"
-        if best.worst.difference <= 0:
-            return f"{of}; {found}: none is better than the original, so keep that"
-        return f"{of}; {found}"
+        if not best.is_better:
+            return (
+                f"{of}; none has a higher worst case than the original; {best.name} comes "
+                f"nearest: {best.worst} on the choosing part; {_resolution(best.worst)}"
+                "keep the original"
+            )
+        return (
+            f"{of}; of those that are better than the original, {best.name} has the highest "
+            f"worst case, {best.worst} on the choosing part"
+        )
     assert best.trial.singular is not None
     return (
         f"{of}; {best.name} shrinks the weights most (largest singular value of the masked "
         f"weight over the original's: mean {best.trial.singular[0]:.3f}). No attack was run, "
         "so this says nothing about robustness: pass --eps"
     )
+
+
+def _resolution(worst: PairedDifference) -> str:
+    """What the number of images does not tell."""
+    if not worst.low < 0 < worst.high:
+        return ""
+    return f"{worst.n} images cannot tell this from no change; "
 
 
 def _none_admitted(candidates: Sequence[Candidate]) -> str:

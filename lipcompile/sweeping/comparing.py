@@ -37,6 +37,7 @@ class Comparison:
         notify: Told what was done.
         candidates: In the order in which they were tried.
         worst_cases: By name, what the audit of a setting found on the choosing part.
+        notes: What a reader of the result has to know.
     """
 
     bench: Bench
@@ -46,6 +47,7 @@ class Comparison:
     notify: Notify
     candidates: list[Candidate] = field(default_factory=list)
     worst_cases: dict[str, dict[str, Any]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def measure(self, setting: Setting) -> None:
         """Builds, measures and, within the limits, attacks a setting.
@@ -61,7 +63,10 @@ class Comparison:
         if self.attacks is not None and candidate.obstacle is None:
             result = self._attack(candidate, self.parts.some(self.attacks.images))
             candidate = replace(
-                candidate, worst=result.worst, masked=result.verdict == "masked"
+                candidate,
+                worst=result.worst,
+                robust=float(result.hardened.robust.mean()),
+                masked=result.verdict == "masked",
             )
             self.worst_cases[candidate.name] = summary(result)
         self.candidates.append(candidate)
@@ -72,15 +77,19 @@ class Comparison:
         forged = [x for x in self.candidates if x.trial.setting.variant == "forged"]
         start = strongest(forged, self._baseline)
         if start is None:
-            self.notify("per layer: no forged setting to start from is admitted")
+            self._note("per layer: no forged setting to start from is admitted")
             return
         setting = search(
             self.bench, start.trial.setting, sorted(set(c_rs)), self._keeps, self.notify
         )
         if setting is None:
-            self.notify("per layer: no layer goes further within the limits and --cr")
+            self._note("per layer: no layer goes further within the limits and --cr")
         else:
             self.measure(setting)
+
+    def _note(self, text: str) -> None:
+        self.notes.append(text)
+        self.notify(text)
 
     def _keeps(self, classes: np.ndarray) -> bool:
         answers = self._answers(classes, self.parts.choosing)
@@ -101,7 +110,7 @@ class Comparison:
 
     def is_better(self, best: Candidate) -> bool:
         """Than the original; without attacks nothing can be said against it."""
-        return best.worst is None or best.worst.difference > 0
+        return self.attacks is None or best.is_better
 
     def confirm(self, chosen: Candidate) -> Confirmation:
         """Measures the chosen setting on the reporting part."""
@@ -124,9 +133,10 @@ class Comparison:
         command: str | None,
         seconds: float,
         failed: tuple[str, ...],
+        asked: Gates,
         seed: int,
     ) -> SweepResult:
-        """Everything, for the user."""
+        """Everything, for the user; `asked` are the limits that they named."""
         parts, strengths = self.parts, self.bench.strengths
         sizes = {"choosing": len(parts.choosing), "reporting": len(parts.reporting)}
         shares = [self._accuracy(rows) for rows in (parts.choosing, parts.reporting)]
@@ -137,6 +147,7 @@ class Comparison:
             self.bench.table,
             {**self.bench.examples.to_json(), **sizes, "seed": seed},
             self.gates,
+            asked,
             self.attacks,
             (known[0], known[1]) if len(known) == 2 else None,
             strengths.baseline if strengths is not None else (),
@@ -171,10 +182,10 @@ class Comparison:
     def _notes(self) -> tuple[str, ...]:
         labels = self.bench.examples.labels
         if labels is None:
-            return ()
+            return tuple(self.notes)
         right = self.bench.original.classes == labels
         note = near_chance(right, self.bench.original.count)
-        return (note,) if note is not None else ()
+        return (*([note] if note is not None else []), *self.notes)
 
 
 def _line(candidate: Candidate) -> str:

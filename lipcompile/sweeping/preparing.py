@@ -92,26 +92,20 @@ class Preparing:
     def _calibrate(
         self, task: Task, calib: object, c_rs: Sequence[float]
     ) -> tuple[CalibrationTable, tuple[Probe, ...]]:
-        """Maxima, and counts at every c_r and of what is 0 anyway; a few samples with the
-        original's outputs."""
+        """Maxima, and counts at every c_r and of what is 0 anyway; and a few samples with the
+        original's outputs, drawn from all of them (the first ones may be of one class)."""
         sites, how = task.selection.sites, (self.scan, self.options)
+        fewer = min(self.scan.samples or VECTORS, VECTORS)
         try:
             running = prepare_scan(task.loaded, sites, calib, *how)
             running.run(self.progress)
             counting = prepare_counting(task.loaded, sites, running.table, c_rs, calib, *how)
             counting.run(self.progress, again=True)
+            drawn = replace(self.scan, samples=fewer)
+            some = prepare_scan(task.loaded, sites, calib, drawn, self.options)
+            some.run()
         except KeyboardInterrupt as interrupt:
             raise Interrupted(
                 "interrupted while calibrating: nothing was written, run again"
             ) from interrupt
-        return counting.counted_table, _few(running.probe)
-
-
-def _few(probes: Sequence[Probe]) -> tuple[Probe, ...]:
-    """As many as inputs of layers are drawn from; every setting is checked on them."""
-    kept: list[Probe] = []
-    for probe in probes:
-        if sum(one.count for one in kept) >= VECTORS:
-            break
-        kept.append(probe)
-    return tuple(kept)
+        return counting.counted_table, tuple(some.probe)

@@ -15,7 +15,7 @@ from lipcompile.sweeping.attacking import Attacks
 from lipcompile.sweeping.choosing import Candidate, judge, to_json
 from lipcompile.sweeping.strength import LayerStrength, singular_of, suppressed_of
 from lipcompile.sweeping.trial import Answers, Share
-from lipcompile.text import percent, power_of_two, table
+from lipcompile.text import count, percent, power_of_two, table
 
 if TYPE_CHECKING:
     from lipcompile.auditing.results import AuditResult
@@ -53,11 +53,9 @@ class Confirmation:
         found = judge(gates, self.answers, self.latency)
         if self.audit is None:
             return found
-        found += gates.robust_accuracy(float(self.audit.hardened.robust.mean()))
-        if self.audit.verdict == "masked" and gates.min_robust_accuracy is not None:
-            why = "masking checks failed, so that the worst case is only an upper bound"
-            found += (Finding("masking", False, why),)
-        return found
+        from lipcompile.auditing.gates import judge_worst_case
+
+        return found + judge_worst_case(gates, self.audit)
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -93,6 +91,7 @@ class SweepResult:
         table: Maxima and counts; None where only ensembles were tried.
         data: What was read, and how it was divided.
         limits: What an admitted setting keeps to.
+        asked: Those of the limits that the user named, which are gates.
         attacks: How settings were attacked, if they were.
         original: Accuracy of the original on the choosing and the reporting part; None without
             labels.
@@ -113,6 +112,7 @@ class SweepResult:
     table: CalibrationTable | None
     data: dict[str, Any]
     limits: Gates
+    asked: Gates
     attacks: Attacks | None
     original: tuple[Share, Share] | None
     baseline: tuple[LayerStrength, ...]
@@ -139,13 +139,21 @@ class SweepResult:
         """The choice, and the limits on the reporting part."""
         name = self.chosen.name if self.chosen is not None else "none"
         choice = Finding("a setting was chosen", None, f"{name}: {self.why}")
-        return (choice, *(self.confirmed.findings if self.confirmed is not None else ()))
+        if self.confirmed is None:
+            return (choice,)
+        gates = self.confirmed.judged(self.asked)
+        names = {gate.name for gate in gates}
+        others = [x for x in self.confirmed.findings if x.name not in names]
+        return (choice, *gates, *(_no_gate(x) for x in others))
 
     def to_json(self) -> dict[str, Any]:
         parts = ("choosing", "reporting")
         known = zip(parts, self.original or (None, None), strict=True)
         fields = self.table.to_json() if self.table is not None else None
         left_out = ("sites", "counts")
+        attack = self.attacks.to_json() if self.attacks is not None else None
+        if attack is not None:
+            attack["images"] = min(attack["images"], self.data["choosing"])
         limits = asdict(self.limits)
         return {
             **header("sweep"),
@@ -158,7 +166,7 @@ class SweepResult:
             "calibration": fields and {k: v for k, v in fields.items() if k not in left_out},
             "data": self.data,
             "budget": limits,
-            "attack": self.attacks.to_json() if self.attacks is not None else None,
+            "attack": attack,
             "original": {
                 part: {
                     "accuracy": share.value if share else None,
@@ -201,8 +209,9 @@ class SweepResult:
             shares = " and ".join(percent(share.value) for share in self.original)
             original = f"; clean accuracy of the original there: {shares}"
         return (
-            f"{self.model}: {len(self.candidates)} settings chosen on {data['choosing']} and "
-            f"reported on {data['reporting']} {what} of '{data['name']}', {attacked}{original}"
+            f"{self.model}: {count(self.candidates, 'setting')} compared on "
+            f"{data['choosing']} {what} of '{data['name']}', the chosen one measured again on "
+            f"{data['reporting']} others, {attacked}{original}"
         )
 
     def _original(self) -> tuple[str, ...]:
@@ -289,6 +298,13 @@ _HEADER = (
     "worst case, points",
     "limits",
 )
+
+
+def _no_gate(finding: Finding) -> Finding:
+    """A limit that the user did not name: it chooses, and stops no pipeline."""
+    if finding.holds is not False:
+        return finding
+    return Finding(finding.name, None, f"by default, and no gate: {finding.evidence}")
 
 
 def _share(value: float | None) -> str:

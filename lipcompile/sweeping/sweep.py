@@ -148,9 +148,8 @@ def sweep(
     command = None
     if chosen is not None and confirmed is not None and not confirmed.refuted:
         command = targets.write(bench, chosen.trial.setting, calib, keep_model=not failed)
-    return comparison.result(
-        chosen, why, confirmed, command, time.perf_counter() - begin, failed, how.seed
-    )
+    seconds = time.perf_counter() - begin
+    return comparison.result(chosen, why, confirmed, command, seconds, failed, gates, how.seed)
 
 
 def _failed(

@@ -45,7 +45,7 @@ def run(
 def test_text_json_and_progress(run: Run) -> None:
     code, out, err = run("--cr", "2^-7,2^-6", "--forms", "hard", "-o", "s.json")
     assert code == 0
-    assert out.startswith("model.onnx: 4 settings chosen on 30 and reported on 30 images")
+    assert out.startswith("model.onnx: 4 settings compared on 30 images of 'test.npz', the")
     assert "verdict: not attacked" in out and out.rstrip().endswith("wrote 's.json'")
     notes = [line.split("  ", 2)[-1] for line in err.splitlines() if "admitted" in line]
     assert [note.partition(":")[0] for note in notes] == [

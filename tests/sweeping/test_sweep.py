@@ -13,11 +13,14 @@ import onnx
 import pytest
 
 import lipcompile
+from lipcompile.calibration.scan import ScanOptions
 from lipcompile.ensembles.options import EnsembleOptions
+from lipcompile.runtime import RuntimeOptions
 from lipcompile.sweeping import comparing
 from lipcompile.sweeping.opening import DataOptions
+from lipcompile.sweeping.preparing import Preparing
 from lipcompile.sweeping.results import SweepResult
-from lipcompile.sweeping.settings import Setting
+from lipcompile.sweeping.settings import Setting, make_settings
 from lipcompile.sweeping.sweep import sweep
 from lipcompile.sweeping.trial import Bench, Trial
 from tests.sweeping.benches import ALL, FEW, pixels
@@ -234,3 +237,42 @@ def test_planted_leak_between_the_parts_is_caught(
     result = sweep(proto, pixels(40), data, **FEW)
     assert result.confirmed is not None
     assert result.confirmed.to_json()["accuracy"]["value"] == 1.0
+
+
+# Reading what was found
+
+
+def test_a_limit_by_default_is_no_failure(
+    proto: onnx.ModelProto,
+    data: tuple[np.ndarray, np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    order = np.random.default_rng(0).permutation(60)
+    monkeypatch.setattr(Bench, "try_out", lucky([order[:30]], data[1]))
+    found = sweep(proto, pixels(40), data, **FEW).findings()
+    assert [x.holds for x in found] == [None, None]
+    assert found[1].evidence.startswith("by default, and no gate: clean accuracy fell by")
+    asked = sweep(proto, pixels(40), data, max_accuracy_drop=0.01, **FEW).findings()
+    assert [x.holds for x in asked] == [None, False]
+
+
+def test_what_a_search_did_not_find_is_told(
+    proto: onnx.ModelProto, data: tuple[np.ndarray, np.ndarray]
+) -> None:
+    given = {**FEW, "cr": "2^-9", "forms": ["hard"], "variants": ["forged"]}
+    result = sweep(proto, pixels(40), data, per_layer=True, **given)
+    assert any("per layer: no" in note for note in result.notes)
+    assert "per layer: no" in str(result)
+
+
+def test_inputs_of_layers_are_drawn_from_all_samples(
+    proto: onnx.ModelProto, data: tuple[np.ndarray, np.ndarray]
+) -> None:
+    """In a folder of class folders the first samples are of one class."""
+    images = np.concatenate([pixels(200), 2 * np.ones_like(pixels(200))])
+    settings = make_settings("2^-6", ["hard"], ["forged"])
+    preparing = Preparing(DataOptions(), ScanOptions(), RuntimeOptions(), None)
+    bench, _ = preparing.run(proto, images, data, settings, None)
+    seen = np.concatenate([next(iter(probe.feeds.values())) for probe in bench.probes])
+    ones = int((seen == 2).all(axis=(1, 2, 3)).sum())
+    assert len(seen) == 64 and 10 < ones < 54
