@@ -45,9 +45,9 @@ class Document:
         """Digest of the model before hardening."""
         match self.kind:
             case "audit":
-                return _text(self.content["original"].get("digest"))
+                return self._digest("original")
             case "sweep":
-                return _text(self.content["model"].get("digest"))
+                return self._digest("model")
             case _:
                 return _text(self.content.get("source"))
 
@@ -56,11 +56,16 @@ class Document:
         """Digest of the hardened model, where the document is about one."""
         match self.kind:
             case "audit":
-                return _text(self.content["hardened"].get("digest"))
+                return self._digest("hardened")
             case "harden" | "verify":
                 return _text(self.content.get("digest"))
             case _:
                 return None
+
+    def _digest(self, key: str) -> str | None:
+        """Digest of the model at `key`; None in a file that was cut or edited."""
+        model = self.content.get(key)
+        return _text(model.get("digest")) if isinstance(model, dict) else None
 
 
 def read_document(path: Path) -> Document:

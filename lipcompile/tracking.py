@@ -14,11 +14,13 @@ from typing import Any
 from lipcompile.documents import Document, check_one_model, read_document
 from lipcompile.errors import DataError, OptionError, RunFailure
 from lipcompile.extras import require_extra
+from lipcompile.report.shape import check_shape
 from lipcompile.text import count
 from lipcompile.tracking_facts import Facts, collect
 
 EXPERIMENT = "lipcompile"
-_CREDENTIALS = re.compile(r"//[^/@\s]+@")
+_CREDENTIALS = re.compile(r"//\S+@")  # to the last @: passwords hold "/" and "@" as well
+_QUERY = re.compile(r"\?\S+")  # ?token=...
 # Set where the user did not: nothing is sent home, an unreachable server is told within
 # seconds, a folder may be a store, and MLflow prints no lines of its own.
 _ENVIRONMENT = {
@@ -37,7 +39,7 @@ class TrackedRun:
         run_id: MLflow's name of it.
         experiment: Name of its experiment.
         experiment_id: MLflow's number of that.
-        tracking_uri: Where it was logged, without credentials.
+        tracking_uri: Where it was logged, without credentials and query.
         facts: What was logged.
         artifacts: Names of the files that were logged.
     """
@@ -92,13 +94,15 @@ def log_mlflow(
         artifacts: More files to log with the run, such as a report.
 
     Raises:
-        DataError: A file cannot be read, or they are about different models.
+        DataError: A file cannot be read or is incomplete, or they are about different models.
         OptionError: No tracking server is known.
         MissingExtraError: MLflow is not installed.
         RunFailure: MLflow failed, or its server did not answer.
     """
     documents = [read_document(Path(path)) for path in results]
     _check_kinds(documents)
+    for document in documents:
+        check_shape(document)
     check_one_model(documents)
     files = [Path(path) for path in (*results, *artifacts)]
     _check_files(files)
@@ -202,5 +206,5 @@ def _failure(where: str, error: Exception) -> str:
 
 
 def _safe(text: str) -> str:
-    """Text without the user and password of a URL."""
-    return _CREDENTIALS.sub("//", text)
+    """Text without what may be secret in a URL: user, password and query."""
+    return _QUERY.sub("?...", _CREDENTIALS.sub("//", text))

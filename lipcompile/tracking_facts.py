@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lipcompile.documents import Document, Kind
+from lipcompile.findings import PASSED
 
 _LONGEST = 500  # of a parameter in servers before MLflow 2.11
 _PATHS = {  # document -> where a number stands, and the metric that it becomes
@@ -42,9 +44,10 @@ _PARAMETERS = {
     ),
     "sweep": (
         *("chosen", "attack.norm", "attack.eps", "attack.unit", "attack.images"),
+        *("attack.preset", "attack.seed"),
         *("data.name", "data.images", "data.digest", "data.choosing", "data.reporting"),
         *("data.seed", "budget.max_accuracy_drop", "budget.max_latency_ratio"),
-        "budget.min_agreement",
+        *("budget.min_agreement", "budget.min_robust_accuracy"),
     ),
 }
 _VERDICTS: tuple[Kind, ...] = (
@@ -74,9 +77,11 @@ class Facts:
             self.params[key] = _cut(str(value) if plain else json.dumps(value))
 
     def set_metric(self, key: str, value: object) -> None:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if number and math.isfinite(value):  # type: ignore[arg-type]
-            self.metrics[key] = float(value)  # type: ignore[arg-type]
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return
+        with contextlib.suppress(OverflowError):  # an integer of 400 digits is no number here
+            if math.isfinite(value):
+                self.metrics[key] = float(value)
 
     def set_tag(self, key: str, value: object) -> None:
         if value is not None:
@@ -179,16 +184,21 @@ def _tags(facts: Facts, documents: Sequence[Document]) -> None:
     failed: list[str] = []
     for document in documents:
         facts.set_tag(f"{document.kind}.version", document.content.get("version"))
-        gates = document.content.get("failed_gates")
-        failed += [str(gate) for gate in gates] if isinstance(gates, list) else []
+        failed += _failed(document.content)
         facts.set_tag("original", document.original)
         facts.set_tag("hardened", document.hardened)
-        if document.content.get("holds") is False:
-            failed.append(str(document.content.get("verdict")))
     by_kind = {document.kind: document.content for document in documents}
     verdicts = [by_kind[kind].get("verdict") for kind in _VERDICTS if kind in by_kind]
     facts.set_tag("verdict", verdicts[0] if verdicts else "not attacked")
-    facts.set_tag("outcome", f"failed: {'; '.join(failed)}" if failed else "passed")
+    facts.set_tag("outcome", f"failed: {'; '.join(failed)}" if failed else PASSED)
+
+
+def _failed(content: Mapping[str, Any]) -> list[str]:
+    """Why the document says that a pipeline must stop."""
+    outcome, gates = content.get("outcome"), content.get("failed_gates")
+    if isinstance(outcome, str):
+        return [] if outcome == PASSED else [outcome.removeprefix("failed: ")]
+    return [str(gate) for gate in gates] if isinstance(gates, list) else []
 
 
 def _at(value: object, path: str) -> Any:

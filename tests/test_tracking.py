@@ -14,8 +14,9 @@ import pytest
 from lipcompile.cli import main
 from lipcompile.documents import Document, header
 from lipcompile.errors import DataError, MissingExtraError, OptionError, RunFailure
-from lipcompile.tracking import log_mlflow
+from lipcompile.tracking import _safe, log_mlflow
 from lipcompile.tracking_facts import collect
+from tests.report import documents as whole
 
 ORIGINAL, HARDENED = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 DIFFERENCE = {
@@ -63,7 +64,10 @@ AUDIT = {
     "worst_case_difference": DIFFERENCE | {"mcnemar_p": float("nan")},
     "latency": {"median": 1.25, "low": 1.0, "high": 1.5, "pairs": 40},
     "failed_gates": ["worst-case accuracy 70.00 % is below 75.00 %"],
-    "masking_checks": [{"name": "a", "passed": False}, {"name": "b", "passed": True}],
+    "masking_checks": [
+        {"name": "a", "source": "ours", "passed": False, "evidence": "1"},
+        {"name": "b", "source": "ours", "passed": True, "evidence": "2"},
+    ],
     "budget": {"norm": "linf", "eps": 0.1, "unit": "pixels"},
     "attacks": {"name": "fast"},
     "data": {"name": "test.npz", "images": 60, "digest": "sha256:c"},
@@ -100,11 +104,26 @@ def document(content: dict[str, Any]) -> Document:
 
 
 def write(folder: Path, *contents: dict[str, Any]) -> list[Path]:
+    """Files as the commands write them: with all that the contents above leave out."""
     paths = []
     for content in contents:
         paths.append(folder / document(content).name)
-        paths[-1].write_text(json.dumps(content))
+        paths[-1].write_text(json.dumps(filled(content)))
     return paths
+
+
+def filled(content: dict[str, Any]) -> dict[str, Any]:
+    """The content over a complete result of the same kind, which it changes."""
+    return over(getattr(whole, document(content).kind)(), content)
+
+
+def over(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    return base | {
+        key: over(base[key], value)
+        if isinstance(value, dict) and isinstance(base.get(key), dict)
+        else value
+        for key, value in changes.items()
+    }
 
 
 # What is logged
@@ -172,6 +191,30 @@ def test_missing_and_misshapen_parts_are_left_out() -> None:
     assert "audit.latency_ratio" not in facts.metrics
     assert "audit.clean_accuracy.original" not in facts.metrics
     assert facts.metrics["audit.clean_accuracy.hardened"] == 0.8
+
+
+def test_what_a_sweep_attacked_with_is_logged() -> None:
+    sweep = whole.sweep() | {"budget": {"min_robust_accuracy": 0.4}}
+    params = collect([document(sweep)]).params
+    assert (params["sweep.attack.preset"], params["sweep.attack.seed"]) == ("fast", "0")
+    assert params["sweep.budget.min_robust_accuracy"] == "0.4"
+
+
+def test_the_outcome_says_each_reason_once() -> None:
+    told = "the file is NOT what its provenance says: forged tensors failed"
+    verify = whole.verify(holds=False) | {"failed_gates": [told]}
+    tags = collect([document(verify), document(AUDIT)]).tags
+    assert tags["lipcompile.outcome"] == f"failed: {told}; {AUDIT['failed_gates'][0]}"
+    verify = {"outcome": f"failed: {told}", **verify}
+    assert collect([document(verify)]).tags["lipcompile.outcome"] == f"failed: {told}"
+    passed = {"outcome": "passed", **whole.verify()}
+    assert collect([document(passed)]).tags["lipcompile.outcome"] == "passed"
+
+
+def test_numbers_that_no_float_holds_are_left_out() -> None:
+    facts = collect([document(whole.audit() | {"seconds": 10**400})])
+    assert "audit.seconds" not in facts.metrics
+    assert "audit.latency_ratio" in facts.metrics
 
 
 def test_long_values_are_cut() -> None:
@@ -304,6 +347,50 @@ def test_results_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         log_mlflow([path, twin], tracking_uri="unused")
     with pytest.raises(DataError, match="no result is named"):
         log_mlflow([], tracking_uri="unused")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ({"schema": "lipcompile.audit/1"}, "complete result of audit: 'version' is missing"),
+        (
+            whole.audit() | {"original": None},
+            "audit: 'original' is of type null, expected obj",
+        ),
+        (whole.sweep() | {"model": None}, "sweep: 'model' is of type null, expected object"),
+        (whole.harden() | {"agreement": 5}, "harden: 'agreement' is of type int, expected"),
+    ],
+    ids=["empty", "audit", "sweep", "harden"],
+)
+def test_incomplete_results_are_refused(
+    tmp_path: Path, content: dict[str, Any], problem: str
+) -> None:
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=problem):
+        log_mlflow([path], tracking_uri="unused")
+
+
+@pytest.mark.parametrize("content", [{}, {"original": None, "model": 5, "hardened": "x"}])
+def test_digests_of_an_incomplete_document_are_unknown(content: dict[str, Any]) -> None:
+    for kind in ("audit", "sweep"):
+        found = document({"schema": f"lipcompile.{kind}/1", **content})
+        assert (found.original, found.hardened) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://user:p@ss@host/a", "http://host/a"),
+        ("http://user:p/w@host", "http://host"),
+        ("at http://host?token=SECRET now", "at http://host?... now"),
+        ("https://host/a?password=s", "https://host/a?..."),
+        ("file:///runs and http://host:5000", "file:///runs and http://host:5000"),
+    ],
+    ids=["at", "slash", "token", "password", "nothing"],
+)
+def test_secrets_of_an_address_are_not_shown(text: str, shown: str) -> None:
+    assert _safe(text) == shown
 
 
 def test_artifacts_have_to_be_files_with_names_of_their_own(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ server needs nothing of LipCompile. What LipCompile says of the file travels ins
 
 MODEL     the model; one float input [N, C, H, W], one output [N, classes]
 LABELS    names of the classes, one per line or as a JSON list (optional)
-MEAN, STD per channel, for models that do not normalise by themselves: 0.485,0.456,0.406
+MEAN, STD one number or one per channel, for models that do not normalise by themselves:
+          0.485,0.456,0.406
 THREADS   of ONNX Runtime; 0 is one per core
 """
 
@@ -57,6 +58,11 @@ class Classifier:
         return channels, height, width
 
     @property
+    def most_rows(self) -> int:
+        """How many images one request may bring."""
+        return 1 if isinstance(self.input.shape[0], int) else MAX_ROWS
+
+    @property
     def provenance(self) -> dict[str, str]:
         """What LipCompile wrote into the file; nothing for an original."""
         metadata = self.session.get_modelmeta().custom_metadata_map
@@ -89,6 +95,8 @@ def load(
         raise ValueError(f"'{model}' takes {taken}, not one float image [N, C, H, W]")
     if shape[1] not in MODES:
         raise ValueError(f"'{model}' takes {shape[1]} channels, not 1 or 3")
+    if isinstance(shape[0], int) and shape[0] != 1:
+        raise ValueError(f"'{model}' takes batches of {shape[0]} only: export it with N or 1")
     names = () if labels is None else tuple(_names(labels))
     classes = outputs[0].shape[-1]
     if names and isinstance(classes, int) and len(names) != classes:
@@ -98,18 +106,26 @@ def load(
         name=model.name,
         digest=f"sha256:{hashlib.sha256(model.read_bytes()).hexdigest()}",
         labels=names,
-        mean=_per_channel(mean),
-        std=_per_channel(std),
+        mean=_per_channel("MEAN", mean, shape[1]),
+        std=_per_channel("STD", std, shape[1]),
     )
 
 
 def _names(path: Path) -> list[str]:
     text = path.read_text(encoding="utf-8")
-    return json.loads(text) if path.suffix == ".json" else text.splitlines()
+    names = json.loads(text) if path.suffix == ".json" else text.splitlines()
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"'{path}' is no list of names: give [name, name, ...]")
+    return names
 
 
-def _per_channel(text: str) -> np.ndarray:
-    return np.array([float(word) for word in text.split(",")], np.float32).reshape(-1, 1, 1)
+def _per_channel(what: str, text: str, channels: int) -> np.ndarray:
+    numbers = np.array([float(word) for word in text.split(",")], np.float32)
+    if len(numbers) not in (1, channels):
+        raise ValueError(f"{what}={text} has {len(numbers)} numbers, for {channels} channels")
+    if not np.isfinite(numbers).all() or (what == "STD" and not numbers.all()):
+        raise ValueError(f"{what}={text} cannot be used: finite numbers, and no STD of 0")
+    return numbers.reshape(-1, 1, 1)
 
 
 def create_app(classifier: Classifier) -> FastAPI:
@@ -146,7 +162,7 @@ def create_app(classifier: Classifier) -> FastAPI:
 
 def _predict(classifier: Classifier, kind: str, body: bytes) -> dict[str, Any]:
     if kind == "application/json":
-        rows = rows_of_json(body, classifier.image_shape)
+        rows = rows_of_json(body, classifier.image_shape, classifier.most_rows)
     elif kind.startswith("image/"):
         rows = row_of_image(body, classifier.image_shape)
     else:
@@ -176,6 +192,8 @@ def row_of_image(body: bytes, shape: tuple[int, int, int]) -> np.ndarray:
         with Image.open(io.BytesIO(body)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise refused(f"the image has {image.size} pixels, more than {MAX_PIXELS}")
+            if image.mode.startswith(("I", "F")):  # convert would clip at 255
+                raise refused(f"the image has mode '{image.mode}': send 8 bits per channel")
             fitted = image.convert(MODES[channels])
     except (Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
         raise refused(f"the body is no image that can be read ({error})") from error
@@ -185,16 +203,16 @@ def row_of_image(body: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     return pixels.transpose(2, 0, 1)[None] / np.float32(255)
 
 
-def rows_of_json(body: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+def rows_of_json(body: bytes, shape: tuple[int, int, int], most: int) -> np.ndarray:
     """A JSON array [C, H, W] or [n, C, H, W] of numbers in [0, 1]."""
     try:
         rows = np.array(json.loads(body), np.float32)
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise refused(f"the body is no JSON array of numbers ({error})") from error
     if rows.ndim == 3:
         rows = rows[None]
-    if rows.shape[1:] != shape or not 0 < len(rows) <= MAX_ROWS:
-        wanted = f"{list(shape)}, or up to {MAX_ROWS} of that in one array"
+    if rows.shape[1:] != shape or not 0 < len(rows) <= most:
+        wanted = f"{list(shape)}, or up to {most} of that in one array"
         raise refused(f"the array has the shape {list(rows.shape)}, and {wanted} is taken")
     if not (np.isfinite(rows).all() and rows.min() >= 0 and rows.max() <= 1):
         raise refused("the array has numbers outside of [0, 1]: divide bytes by 255")

@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,15 +146,13 @@ def write_version(
     """
     try:
         with _made(place.repository), _staging(place.repository) as stage:
-            staged = stage / place.name
+            staged = stage / "new" / place.name
             (staged / str(place.version)).mkdir(parents=True)
             _copy_model(source, staged / str(place.version))
             texts = {LABELS_FILE: labels, CONFIG_FILE: str(config)}
             wanted = {name: text.encode() for name, text in texts.items() if text is not None}
             if place.model.is_dir():
-                _replace(staged / str(place.version), place.folder, stage / "old")
-                for name, content in wanted.items():
-                    atomic.write_bytes(place.model / name, content)
+                _update(place, staged / str(place.version), wanted, stage / "old")
             else:
                 for name, content in wanted.items():
                     atomic.write_bytes(staged / name, content)
@@ -190,6 +188,28 @@ def _sha256(path: Path) -> str:
         while block := stream.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _update(place: Place, new: Path, texts: Mapping[str, bytes], aside: Path) -> None:
+    """Puts a version and its texts into a model that exists; all of it, or nothing."""
+    aside.mkdir()
+    before = [name for name in texts if (place.model / name).exists()]
+    for name in before:
+        shutil.copy2(place.model / name, aside / name)
+    _replace(new, place.folder, aside / "version")
+    try:
+        for name, content in texts.items():
+            atomic.write_bytes(place.model / name, content)
+    except BaseException:  # undone by renames alone, which a full disk does not stop
+        place.folder.rename(new)
+        if (aside / "version").exists():
+            (aside / "version").rename(place.folder)
+        for name in texts:
+            if name in before:
+                os.replace(aside / name, place.model / name)
+            else:
+                (place.model / name).unlink(missing_ok=True)
+        raise
 
 
 def _replace(new: Path, target: Path, aside: Path) -> None:

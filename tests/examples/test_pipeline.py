@@ -158,6 +158,36 @@ def test_planted_missing_model_is_no_failed_gate(pipeline: Run, tmp_path: Path) 
     assert not (tmp_path / "build" / "harden.json").exists()
 
 
+def test_the_first_failure_is_the_exit_code(pipeline: Run, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("mlflow")
+    (tmp_path / "taken").write_text("")
+    store = (tmp_path / "taken" / "runs").as_uri()
+    done = pipeline(cr="2^-2", MLFLOW_TRACKING_URI=store, **bundled())
+    assert "error: MLflow at 'file:" in done.stderr
+    assert done.returncode == 1
+    assert "stopped with 1: nothing was published" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "reason"),
+    [
+        ({"MODEL": "model.onnx"}, "MODEL needs data of its own: set CALIB and DATA"),
+        ({"MODEL": "m.onnx", "CALIB": "c"}, "MODEL needs data of its own: set CALIB and DATA"),
+        ({"BUILD": "no/build"}, "'no/build' cannot be made in 'no': create that, or set"),
+        ({"RELEASE": "no/release"}, "'no/release' cannot be made in 'no': create that, or"),
+    ],
+    ids=["calib", "data", "build", "release"],
+)
+def test_bad_variables_are_told_before_any_work(
+    pipeline: Run, tmp_path: Path, variables: dict[str, str], reason: str
+) -> None:
+    done = pipeline(**variables)
+    assert done.returncode == 2
+    assert done.stderr.startswith(reason)
+    assert {path.name for path in tmp_path.iterdir()} == {"settings.toml"}
+
+
 # The jobs
 
 

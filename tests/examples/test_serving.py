@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -101,6 +102,19 @@ def test_metadata_tells_a_hardened_file_from_its_original(
     assert client_of(app, demo.MODEL).get("/health").json() == {"status": "ok"}
 
 
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_images_that_would_be_clipped_are_refused(
+    app: ModuleType, hardened: Path, mode: str
+) -> None:
+    body = io.BytesIO()
+    Image.new(mode, (28, 28), 40_000).save(body, "TIFF")
+    answer = client_of(app, hardened).post(
+        "/predict", content=body.getvalue(), headers={"Content-Type": "image/tiff"}
+    )
+    assert answer.status_code == 422
+    assert f"the image has mode '{mode}': send 8 bits" in answer.json()["detail"]
+
+
 def bomb() -> bytes:
     """A PNG of few bytes that says it has 400 million pixels."""
     png = io.BytesIO()
@@ -132,6 +146,7 @@ JSON = {"Content-Type": "application/json"}
             JSON,
             "outside of [0, 1]",
         ),
+        (b"[[[" + b"9" * 400 + b"]]]", JSON, "no JSON array of numbers"),
         (b"x", {"Content-Type": "text/plain"}, "'text/plain' is neither image/* nor"),
     ],
     ids=[
@@ -147,7 +162,7 @@ JSON = {"Content-Type": "application/json"}
             "nothing",
             "bytes",
         ),
-        *("nan", "type"),
+        *("nan", "digits", "type"),
     ],
 )
 def test_requests_that_cannot_be_used_get_422_and_the_reason(
@@ -171,6 +186,50 @@ def test_labels_have_to_fit_the_model(app: ModuleType, tmp_path: Path) -> None:
     few.write_text("a\nb\n")
     with pytest.raises(ValueError, match="has 2 names, and the model 10 classes"):
         app.load(demo.MODEL, few)
+
+
+def test_labels_have_to_be_a_list(app: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "names.json"
+    for names in ({str(i): "a" for i in range(10)}, list(range(10))):
+        path.write_text(json.dumps(names))
+        with pytest.raises(ValueError, match=r"names.json' is no list of names"):
+            app.load(demo.MODEL, path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"mean": "0,0,0"}, "MEAN=0,0,0 has 3 numbers, for 1 channels"),
+        ({"std": "1,1"}, "STD=1,1 has 2 numbers, for 1 channels"),
+        ({"std": "0"}, "STD=0 cannot be used"),
+        ({"mean": "nan"}, "MEAN=nan cannot be used"),
+    ],
+    ids=["mean", "std", "zero", "nan"],
+)
+def test_planted_bad_normalisation_stops_the_start(
+    app: ModuleType, settings: dict[str, str], match: str
+) -> None:
+    with pytest.raises(ValueError, match=match):
+        app.load(demo.MODEL, **settings)
+
+
+def with_batch(size: int, path: Path) -> Path:
+    model = onnx.load(demo.MODEL)
+    for info in (*model.graph.input, *model.graph.output):
+        info.type.tensor_type.shape.dim[0].dim_value = size
+    onnx.save(model, path)
+    return path
+
+
+def test_a_fixed_batch_takes_one_row(app: ModuleType, tmp_path: Path) -> None:
+    client = client_of(app, with_batch(1, tmp_path / "one.onnx"))
+    row = np.zeros((1, 28, 28)).tolist()
+    assert client.post("/predict", json=[row]).status_code == 200
+    answer = client.post("/predict", json=[row, row])
+    assert answer.status_code == 422
+    assert "has the shape [2, 1, 28, 28]" in answer.json()["detail"]
+    with pytest.raises(ValueError, match="takes batches of 4 only: export it with N or 1"):
+        app.load(with_batch(4, tmp_path / "four.onnx"))
 
 
 def test_the_server_is_made_from_the_environment(

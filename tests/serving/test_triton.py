@@ -407,6 +407,50 @@ def test_a_failure_leaves_what_was_there(
     assert not list(tmp_path.glob(".lipcompile-*"))
 
 
+@pytest.mark.parametrize("failing", ["labels.txt", "config.pbtxt"])
+@pytest.mark.parametrize("version", [1, 2], ids=["replaced", "added"])
+@pytest.mark.parametrize("labelled", [True, False], ids=["labelled", "unlabelled"])
+def test_a_text_that_cannot_be_written_undoes_the_version(
+    dense: Path,
+    tmp_path: Path,
+    failing: str,
+    version: int,
+    labelled: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    repository = tmp_path / "models"
+    export_triton(dense, repository, labels=["a", "b", "c", "d"] if labelled else None)
+    before = {name: (repository / name).read_bytes() for name in files(repository)}
+    folders = sorted(path.name for path in (repository / "dense").iterdir())
+    other = save(
+        tmp_path / "other.onnx",
+        "(float[N, 8] x) => (float[N, 4] y) { z = MatMul (x, w) y = Relu (z) }",
+        w=(8, 4),
+    )
+    new = {"name": "dense", "labels": ["e", "f", "g", "h"], "model_version": version}
+    real = atomic.write_bytes
+
+    def broken(path: Path, *chunks: bytes) -> None:
+        if path.name == failing:
+            raise SaveError("planted")
+        real(path, *chunks)
+
+    monkeypatch.setattr(atomic, "write_bytes", broken)
+    with pytest.raises(SaveError, match="planted"):
+        export_triton(other, repository, force=True, **new)
+    monkeypatch.undo()
+    assert {name: (repository / name).read_bytes() for name in files(repository)} == before
+    assert sorted(path.name for path in (repository / "dense").iterdir()) == folders
+    assert not list(tmp_path.glob(".lipcompile-*"))
+    export_triton(other, repository, force=True, **new)
+
+
+def test_a_model_may_be_called_old(dense: Path, tmp_path: Path) -> None:
+    for force in (False, True):
+        export_triton(dense, tmp_path / "models", name="old", force=force)
+    assert files(tmp_path / "models") == {"old/config.pbtxt", "old/1/model.onnx"}
+
+
 def test_a_model_that_changes_meanwhile_is_not_exported(
     dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
