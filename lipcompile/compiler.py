@@ -116,6 +116,7 @@ def harden(
     targets = _Targets.named(model, output, save_table, dry_run)
     targets.check(force, model_io.paths_among(model, table, calib))
     task = open_task(model, selector, how[1], force, request)
+    targets.check(force, tuple(item.path for item in task.loaded.external))
     beside = default_table(task.loaded.name, targets.model)
     measuring = Measuring(task.loaded, task.selection, calib, table, *how, beside, progress)
     measured, probes = measuring.run(request)

@@ -6,7 +6,6 @@ The model is a small residual network for Fashion-MNIST, adversarially trained a
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -18,7 +17,7 @@ from lipcompile import atomic
 from lipcompile.calibration.scan import Progress
 from lipcompile.compiler import harden
 from lipcompile.errors import MissingExtraError, OutputError
-from lipcompile.findings import Judged, document
+from lipcompile.findings import Judged, document_text
 from lipcompile.measure import LatencyRatio, latency_ratio, predictions
 from lipcompile.results import HardenResult
 from lipcompile.runtime import RuntimeOptions, Session, open_session
@@ -148,7 +147,7 @@ def _report(hardened: HardenResult, folder: Path) -> Path | None:
         *files, page = (folder / name for name in _WRITTEN)
         results: tuple[Judged, ...] = (hardened, swept)
         for path, result in zip(files, results, strict=True):
-            atomic.write_bytes(path, json.dumps(document(result), indent=1).encode())
+            atomic.write_bytes(path, document_text(result).encode())
         write_report(read_report(files), [page], force=True)
     except MissingExtraError:
         return None

@@ -6,6 +6,7 @@ A result is judged by two things: `findings()`, everything that was looked at, a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -53,6 +54,11 @@ def document(result: Judged) -> dict[str, Any]:
     """The result as a JSON object whose first key, "outcome", is "passed" or the reason."""
     why = reason(result)
     return {"outcome": PASSED if why is None else f"failed: {why}", **result.to_json()}
+
+
+def document_text(result: Judged) -> str:
+    """`document` as a file has it; a number that JSON does not know is a defect of ours."""
+    return json.dumps(document(result), indent=1, allow_nan=False)
 
 
 def ranked(result: Judged) -> tuple[Finding, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from lipcompile.errors import OptionError
@@ -15,6 +16,7 @@ LATENCY = "--max-latency-ratio"
 ROBUST = "--min-robust-accuracy"
 NOT_RUN = "the models did not both run"
 NO_SCORES = "the first output is no vector of class scores"
+_DIGITS = 15  # more tell no double from its neighbour
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +62,21 @@ class Gates:
         if share is None:
             why = f"top-1 agreement cannot be measured ({missing})"
             return (Finding(AGREEMENT, False, why),)
-        bound = f"{AGREEMENT} {percent(least)}"
-        return _judged(
-            AGREEMENT, share >= least, f"top-1 agreement is {percent(share)}", bound
-        )
+        measured, bound = _apart(share, least, _percent)
+        fact = f"top-1 agreement is {measured}"
+        return _judged(AGREEMENT, share >= least, fact, f"{AGREEMENT} {bound}")
 
     def accuracy_drop(self, which: str, drop: float) -> tuple[Finding, ...]:
         """Judges by how much one accuracy, "clean" or "worst-case", fell."""
         most = self.max_accuracy_drop
         if most is None:
             return ()
-        name, bound = f"{DROP}, {which}", f"{DROP} {percent(most)}"
-        fact = f"{which} accuracy fell by {percent(drop)}"
+        measured, bound = _apart(max(drop, 0.0), most, _percent)
+        fact = f"{which} accuracy fell by {measured}"
         if drop <= 0:
-            fact = f"{which} accuracy did not fall"
-        return _judged(name, drop <= most, fact, bound, "more than")
+            fact, bound = f"{which} accuracy did not fall", percent(most)
+        name = f"{DROP}, {which}"
+        return _judged(name, drop <= most, fact, f"{DROP} {bound}", "more than")
 
     def latency(
         self, ratio: LatencyRatio | None, missing: str = NOT_RUN
@@ -86,7 +88,8 @@ class Gates:
         if ratio is None:
             why = f"latency ratio cannot be measured ({missing})"
             return (Finding(LATENCY, False, why),)
-        fact, bound = f"latency ratio is {ratio.median:.3f}", f"{LATENCY} {most:g}"
+        measured, _ = _apart(ratio.median, most, lambda x, more: f"{x:.{3 + more}f}")
+        fact, bound = f"latency ratio is {measured}", f"{LATENCY} {most:.12g}"
         return _judged(LATENCY, ratio.median <= most, fact, bound, "above")
 
     def robust_accuracy(self, share: float) -> tuple[Finding, ...]:
@@ -94,8 +97,23 @@ class Gates:
         least = self.min_robust_accuracy
         if least is None:
             return ()
-        fact, bound = f"worst-case accuracy is {percent(share)}", f"{ROBUST} {percent(least)}"
-        return _judged(ROBUST, share >= least, fact, bound)
+        measured, bound = _apart(share, least, _percent)
+        fact = f"worst-case accuracy is {measured}"
+        return _judged(ROBUST, share >= least, fact, f"{ROBUST} {bound}")
+
+
+def _apart(
+    measured: float, bound: float, show: Callable[[float, int], str]
+) -> tuple[str, str]:
+    """Both as text, with as many more digits as it takes to tell one from the other."""
+    more = 0
+    while measured != bound and show(measured, more) == show(bound, more) and more < _DIGITS:
+        more += 1
+    return show(measured, more), show(bound, more)
+
+
+def _percent(share: float, more: int) -> str:
+    return percent(share) if more == 0 else f"{100 * share:.{2 + more}f} %"
 
 
 def _judged(

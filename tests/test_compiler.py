@@ -179,22 +179,34 @@ def test_float16_model(form: str, data: np.ndarray) -> None:
     assert row.dtype == "float16"
 
 
+def save_external(path: Path) -> None:
+    onnx.save(
+        mlp(), path, save_as_external_data=True, location="weights.bin", size_threshold=0
+    )
+
+
 def test_external_weights_are_copied_not_read(data: np.ndarray, tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     source.mkdir(), target.mkdir()
-    onnx.save(
-        mlp(),
-        source / "m.onnx",
-        save_as_external_data=True,
-        location="weights.bin",
-        size_threshold=0,
-    )
+    save_external(source / "m.onnx")
     result = lipcompile.harden(source / "m.onnx", data, output=target / "m.onnx")
     assert [p.name for p in result.files][1].endswith(".data")
     shutil.rmtree(source)
     again = lipcompile.inspect(target / "m.onnx")
     assert again.provenance["lipcompile.form"] == "smooth"
     onnx.checker.check_model(target / "m.onnx")
+
+
+def test_no_table_is_written_over_external_weights(data: np.ndarray, tmp_path: Path) -> None:
+    model, weights = tmp_path / "m.onnx", tmp_path / "weights.bin"
+    save_external(model)
+    before = weights.read_bytes()
+    match = "weights.bin' is the input itself, which is never touched"
+    with pytest.raises(OutputError, match=match):
+        lipcompile.harden(model, data, save_table=weights, force=True)
+    with pytest.raises(OutputError, match=match):
+        lipcompile.calibrate(model, data, output=weights, force=True)
+    assert weights.read_bytes() == before
 
 
 # Tables

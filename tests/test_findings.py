@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lipcompile.findings import Finding, document, failures, ranked, reason
+import pytest
+
+from lipcompile.findings import (
+    Finding,
+    document,
+    document_text,
+    failures,
+    ranked,
+    reason,
+)
 
 GOOD = Finding("good", True, "1 of 1")
 BAD = Finding("bad", False, "0 of 1")
@@ -38,6 +47,17 @@ def test_outcome_is_the_first_key() -> None:
     failed = Made((BAD,), ("one", "two"))
     assert reason(failed) == "one; two"
     assert document(failed)["outcome"] == "failed: one; two"
+
+
+def test_a_document_is_json_or_nothing() -> None:
+    @dataclass(frozen=True)
+    class Broken(Made):
+        def to_json(self) -> dict[str, Any]:
+            return {"value": float("nan")}
+
+    assert document_text(Made()) == '{\n "outcome": "passed",\n "schema": "made"\n}'
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        document_text(Broken())
 
 
 def test_what_stops_a_pipeline_comes_first() -> None:

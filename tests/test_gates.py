@@ -100,3 +100,38 @@ def test_ratios_out_of_range(value: float) -> None:
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_shares_at_the_ends_of_the_range(value: float) -> None:
     Gates(min_agreement=value, max_accuracy_drop=value, min_robust_accuracy=value)
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        (
+            Gates(min_agreement=0.95).agreement(0.949999),
+            "top-1 agreement is 94.9999 %, below --min-agreement 95.0000 %",
+        ),
+        (
+            Gates(max_accuracy_drop=0.01).accuracy_drop("clean", 0.01001),
+            "clean accuracy fell by 1.001 %, more than --max-accuracy-drop 1.000 %",
+        ),
+        (
+            Gates(min_robust_accuracy=0.3).robust_accuracy(0.29999),
+            "worst-case accuracy is 29.999 %, below --min-robust-accuracy 30.000 %",
+        ),
+        (
+            Gates(max_latency_ratio=1.06).latency(LatencyRatio(1.0601, 1.0, 1.2, 50)),
+            "latency ratio is 1.0601, above --max-latency-ratio 1.06",
+        ),
+        (
+            Gates(max_latency_ratio=1.0600001).latency(LatencyRatio(1.06, 1.0, 1.2, 50)),
+            "latency ratio is 1.0600000, within --max-latency-ratio 1.0600001",
+        ),
+    ],
+)
+def test_numbers_near_the_bound_are_told_apart(found: tuple[Finding, ...], text: str) -> None:
+    assert judged(found)[2] == text
+
+
+def test_a_difference_in_the_last_bit_is_told() -> None:
+    text = judged(Gates(max_accuracy_drop=0.1).accuracy_drop("clean", 0.3 - 0.2 + 1e-16))[2]
+    measured, bound = (words.split(" %")[0] for words in text.split(" by ")[1].split("drop "))
+    assert float(measured) > float(bound)

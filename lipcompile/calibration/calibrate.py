@@ -56,6 +56,8 @@ def calibrate(
     if target is not None:
         model_io.check_output(target, force, model_io.paths_among(model, data, table))
     loaded, _ = unwrap(model_io.load(model))
+    if target is not None:
+        model_io.check_output(target, force, tuple(item.path for item in loaded.external))
     sites = find_sites(loaded.graph_ir, selector)
     require_sites(sites, loaded.name)
     how = scan or ScanOptions(), runtime or RuntimeOptions()

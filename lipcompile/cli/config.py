@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import difflib
 import functools
+import re
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,19 @@ import click
 
 from lipcompile import atomic
 from lipcompile.cli.config_values import converted, written
-from lipcompile.cli.output_files import check_output
+from lipcompile.cli.output_files import check_apart, check_kept, check_output
+from lipcompile.cli.show import unheard
 from lipcompile.cli.toml_files import read_toml, table_text
 from lipcompile.errors import OptionError, OutputError
 
 DEFAULT_FILE = "lipcompile.toml"
 _FOUND = "lipcompile.config"  # in click's notes about a run: the file that was found by itself
+_READ = "lipcompile.config_read"  # the file that was read, found or named
 _SAVE = "lipcompile.save_config"
 _GIVEN = (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.DEFAULT_MAP)
 _NEVER_SAVED = ("force",)  # what was saved must not replace files by itself
+_WRITTEN = re.compile(r"outputs?|save_\w+|junit_xml|step_summary")  # parameters
+_SECRET = re.compile(r"://[^/?#]*@")  # user:password@ or token@ in an address
 
 
 def configured(command: click.Command, commands: tuple[str, ...]) -> click.Command:
@@ -83,6 +88,7 @@ def _load(
     if value is None and not path.is_file():
         return
     tables = read_toml(path)
+    ctx.meta[_READ] = str(path)
     _check_tables(path, tables, commands)
     command = _name(ctx)
     found = [table for table in tables if table.replace("_", "-") == command]
@@ -102,6 +108,11 @@ def _name(ctx: click.Context) -> str:
 
 def _check_tables(path: Path, tables: dict[str, Any], commands: tuple[str, ...]) -> None:
     for table, content in tables.items():
+        if isinstance(content, list) and all(isinstance(item, dict) for item in content):
+            raise OptionError(
+                f"'{path}': [[{table}]] is a list of tables, and a command has one: write "
+                f"[{table}], once"
+            )
         if not isinstance(content, dict):
             raise OptionError(
                 f"'{path}': '{table}' stands outside of any table: put it under the name of "
@@ -138,7 +149,8 @@ def _defaults(
 
 
 def _nearest(name: str, known: Collection[str]) -> str:
-    return difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+    plain = name.lower().replace("_", "-")
+    return difflib.get_close_matches(plain, known, n=1, cutoff=0.0)[0]
 
 
 def key_of(param: click.Parameter) -> str | None:
@@ -161,12 +173,34 @@ def _with_config(callback: Callable[..., Any]) -> Callable[..., Any]:
         ctx = click.get_current_context()
         found, target = ctx.meta.get(_FOUND), ctx.meta.get(_SAVE)
         if found is not None and not params.get("quiet", False):
-            click.echo(f"settings of '{found}' are used", err=True)
+            with unheard():
+                click.echo(f"settings of '{found}' are used", err=True)
+        _check_files(ctx, target)
         if target is not None:
             _save(ctx, Path(target))
         return callback(*args, **params)
 
     return run
+
+
+def _check_files(ctx: click.Context, target: str | None) -> None:
+    """Nothing that is written replaces a file that steers this run, --force or not."""
+    outputs: list[tuple[str, str]] = []
+    inputs: list[str] = []
+    for param in ctx.command.params:
+        value = ctx.params.get(param.name or "")
+        values = value if isinstance(value, tuple) else (value,)
+        texts = [text for text in values if isinstance(text, str)]
+        if _WRITTEN.fullmatch(param.name or ""):
+            outputs += [(param.opts[0], text) for text in texts]
+        elif not isinstance(param.type, click.Choice):
+            inputs += texts
+    read = ctx.meta.get(_READ)
+    check_kept(outputs, inputs if read is None else [*inputs, read])
+    if target is not None:  # it may be the file that was read: a table is added there
+        check_kept([("--save-config", target)], inputs)
+        for flag, path in outputs:
+            check_apart({flag: path, "--save-config": target})
 
 
 def _save(ctx: click.Context, path: Path) -> None:
@@ -181,6 +215,7 @@ def _save(ctx: click.Context, path: Path) -> None:
                 f"[{command}], or name another file with --save-config"
             )
         earlier = path.read_bytes()
+    _check_secrets(ctx)
     settings = {
         key: written(ctx.params[param.name])
         for param in ctx.command.params
@@ -190,3 +225,14 @@ def _save(ctx: click.Context, path: Path) -> None:
     if earlier:
         earlier = earlier.rstrip(b"\r\n") + b"\n\n"
     atomic.write_bytes(path, earlier, table_text(path, command, settings).encode())
+
+
+def _check_secrets(ctx: click.Context) -> None:
+    for param in ctx.command.params:
+        value = ctx.params.get(param.name or "")
+        if isinstance(value, str) and _SECRET.search(value):
+            raise OptionError(
+                f"{param.opts[-1]} holds a name or password, which --save-config would write "
+                "as it is: leave --save-config out, or take the address from the environment "
+                "(MLFLOW_TRACKING_URI)"
+            )

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from lipcompile import atomic, model_io
-from lipcompile.cli.output_files import check_apart, check_appendable, check_output
-from lipcompile.cli.show import show_judged, unheard
+from lipcompile.cli.output_files import (
+    check_apart,
+    check_appendable,
+    check_no_weights,
+    check_output,
+)
+from lipcompile.cli.show import show_judged
 from lipcompile.errors import GateFailed, LipCompileError, SaveError
-from lipcompile.findings import Judged, document, reason
+from lipcompile.findings import Judged, document_text, reason
 from lipcompile.junit import junit, junit_error
 from lipcompile.step_summary import error_summary, step_summary
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+_MODELS = ("model", "original", "hardened")  # parameters of commands with evidence
 _JUNIT = click.option(
     "--junit-xml",
     metavar="FILE",
@@ -42,12 +47,14 @@ class Evidence:
         result: JSON.
         junit: JUnit XML.
         summary: Markdown, which is appended to.
+        wrote: JSON and JUnit that have the result by now: no later error replaces them.
     """
 
     command: str
     result: Path | None
     junit: Path | None
     summary: Path | None
+    wrote: list[Path] = field(default_factory=list)
 
     def conclude(self, result: Judged, format_: str, quiet: bool) -> None:
         """Writes and shows a result.
@@ -59,18 +66,30 @@ class Evidence:
         stop_where_failed(result)
 
     def publish(self, result: Judged, format_: str, quiet: bool) -> None:
-        """Writes a result to all files, and shows it; also one that must stop a pipeline."""
-        try:
-            if self.result is not None:
-                content = json.dumps(document(result), indent=1).encode()
-                atomic.write_bytes(self.result, content)
-            if self.junit is not None:
-                atomic.write_bytes(self.junit, junit(self.command, result))
-            if self.summary is not None:
-                _append(self.summary, step_summary(self.command, result))
-        finally:  # hours of work are shown even where they cannot be written
-            with unheard():
-                show_judged(result, format_, quiet, (self.result, self.junit))
+        """Writes a result to all files, and shows it; also one that must stop a pipeline.
+
+        Hours of work are in every file that can be written, and shown, before the first
+        error is raised.
+        """
+        errors: list[Exception] = []
+        steps: tuple[Callable[[], None], ...] = (
+            lambda: self._write(self.result, lambda: document_text(result).encode()),
+            lambda: self._write(self.junit, lambda: junit(self.command, result)),
+            lambda: _append(self.summary, lambda: step_summary(self.command, result)),
+            lambda: show_judged(result, format_, quiet, self.wrote),
+        )
+        for step in steps:
+            try:
+                step()
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    def _write(self, path: Path | None, content: Callable[[], bytes]) -> None:
+        if path is not None:
+            atomic.write_bytes(path, content())
+            self.wrote.append(path)
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
@@ -79,19 +98,23 @@ class Evidence:
             yield
         except (GateFailed, click.ClickException, click.Abort, click.exceptions.Exit):
             raise
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             with contextlib.suppress(LipCompileError):  # the first error is the one to tell
-                self._record(error)
+                self._record(_message(error))
             raise
 
-    def _record(self, error: Exception) -> None:
-        message = str(error)
-        if not isinstance(error, LipCompileError):
-            message = f"a defect of LipCompile ({type(error).__name__}: {error})"
-        if self.junit is not None:
-            atomic.write_bytes(self.junit, junit_error(self.command, message))
-        if self.summary is not None:
-            _append(self.summary, error_summary(self.command, message))
+    def _record(self, message: str) -> None:
+        if self.junit not in self.wrote:
+            self._write(self.junit, lambda: junit_error(self.command, message))
+        _append(self.summary, lambda: error_summary(self.command, message))
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, LipCompileError):
+        return str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    return f"a defect of LipCompile ({type(error).__name__}: {error})"
 
 
 def stop_where_failed(result: Judged) -> None:
@@ -127,7 +150,9 @@ def evidence_flags(
             given = {key: flags[key] for key in (*outputs, *elsewhere)}
             inputs = _inputs(flags, given)
             files = {_flag(key): path for key, path in given.items()}
-            check_apart(files | {"--junit-xml": junit_xml, "--step-summary": step_summary})
+            files |= {"--junit-xml": junit_xml, "--step-summary": step_summary}
+            check_apart(files)
+            check_no_weights(files, [flags[key] for key in _MODELS if key in flags])
             force = bool(flags["force"])
             if junit_xml is not None:
                 check_output("--junit-xml", Path(junit_xml), force, inputs)
@@ -155,11 +180,14 @@ def _inputs(flags: Mapping[str, Any], outputs: Mapping[str, Any]) -> tuple[Path,
     return model_io.paths_among(*(v for key, v in flags.items() if key not in outputs))
 
 
-def _append(path: Path, text: str) -> None:
+def _append(path: Path | None, text: Callable[[], str]) -> None:
     """In one write, so that what other steps append meanwhile stays whole."""
+    if path is None:
+        return
+    content = text().encode()
     try:
         with path.open("ab", buffering=0) as stream:
-            stream.write(text.encode())
+            stream.write(content)
     except OSError as error:
         raise SaveError(
             f"'{path}' was not appended to ({error.strerror}): see --step-summary"

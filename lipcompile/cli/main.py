@@ -93,7 +93,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         _tell("interrupted")
         return _INTERRUPTED
     except SystemExit:
-        # click exits with 1 when the reader of our output went away, and 1 is for gates.
+        # click exits with 1 when the reader of --help or --version went away, and 1 is for
+        # gates; what commands say goes through `show.unheard`.
         return 0
     except Exception as error:
         if os.environ.get("LIPCOMPILE_DEBUG"):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import combinations
 from pathlib import Path
 
 from lipcompile import model_io
-from lipcompile.errors import OutputError
+from lipcompile.errors import LipCompileError, OutputError
 
 _PEEK = 8192  # bytes that tell text from something else
+_WEIGHTS = re.compile(r".+\.[0-9a-f]{8}(-\d+)?\.data")  # as model_io.saving names its files
 
 
 def check_output(flag: str, path: Path, force: bool, inputs: tuple[Path, ...] = ()) -> None:
@@ -67,4 +68,62 @@ def check_apart(files: Mapping[str, str | None]) -> None:
         if os.path.realpath(path) == os.path.realpath(second):
             raise OutputError(
                 f"{one} and {other} would both be written to '{path}': name two files"
+            )
+
+
+def check_no_weights(files: Mapping[str, str | None], models: Iterable[str]) -> None:
+    """No flag names a file in which a model keeps its weights, or would keep them.
+
+    Args:
+        files: Flag -> file, or None where it was not given.
+        models: The models that are read. One that cannot be read is told of later.
+
+    Raises:
+        OutputError: One does.
+    """
+    named = {flag: Path(path) for flag, path in files.items() if path is not None}
+    for flag, path in named.items():
+        if _WEIGHTS.fullmatch(path.name):
+            raise OutputError(
+                f"'{path}' is a name for weights beside a model: name another file with {flag}"
+            )
+    for model in map(Path, models):
+        folder = os.path.realpath(model.parent)
+        near = {flag: path for flag, path in named.items() if _lies_in(folder, path)}
+        weights = {os.path.realpath(path) for path in _weights_of(model)} if near else set()
+        for flag, path in near.items():
+            if os.path.realpath(path) in weights:
+                raise OutputError(
+                    f"'{path}' holds weights of '{model}', which is never touched: name "
+                    f"another file with {flag}"
+                )
+
+
+def _lies_in(folder: str, path: Path) -> bool:
+    return os.path.isfile(path) and Path(os.path.realpath(path)).is_relative_to(folder)
+
+
+def _weights_of(model: Path) -> list[Path]:
+    try:
+        return [item.path for item in model_io.load(model).external]
+    except LipCompileError:
+        return []
+
+
+def check_kept(outputs: Iterable[tuple[str, str]], inputs: Iterable[str]) -> None:
+    """No flag names a file that the command reads.
+
+    Args:
+        outputs: Flag and file.
+        inputs: Whatever may be a file.
+
+    Raises:
+        OutputError: One does.
+    """
+    read = [path for path in inputs if os.path.isfile(path)]
+    for flag, path in outputs:
+        if os.path.isfile(path) and any(os.path.samefile(path, one) for one in read):
+            raise OutputError(
+                f"output '{path}' is the input itself, which is never touched: name another "
+                f"file with {flag}"
             )

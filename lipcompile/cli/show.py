@@ -15,7 +15,7 @@ import click
 
 from lipcompile.calibration.scan import Progress
 from lipcompile.errors import SaveError
-from lipcompile.findings import Judged, document, reason
+from lipcompile.findings import Judged, document_text, reason
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -46,18 +46,16 @@ def show(result: Result, format_: str, quiet: bool, wrote: Path | None = None) -
         _print("\n".join([str(result), *_written([wrote] if wrote is not None else [])]))
 
 
-def show_judged(
-    result: Judged, format_: str, quiet: bool, wrote: Sequence[Path | None] = ()
-) -> None:
+def show_judged(result: Judged, format_: str, quiet: bool, wrote: Sequence[Path] = ()) -> None:
     """As `show`; what stops a pipeline is the first line of text, and the first key."""
     if quiet:
         return
     if format_ == "json":
-        _print(json.dumps(document(result), indent=1))
+        _print(document_text(result))
         return
     why = reason(result)
     head = [] if why is None else [f"FAILED: {why}"]
-    _print("\n".join([*head, str(result), *_written([x for x in wrote if x is not None])]))
+    _print("\n".join([*head, str(result), *_written(wrote)]))
 
 
 def _written(paths: Sequence[Path]) -> list[str]:
@@ -66,10 +64,9 @@ def _written(paths: Sequence[Path]) -> list[str]:
 
 def _print(text: str) -> None:
     try:
-        click.echo(text)
+        with unheard():
+            click.echo(text)
     except OSError as error:
-        if error.errno == errno.EPIPE:
-            raise
         raise SaveError(
             f"the work is done, but its result could not be printed ({error.strerror}): see "
             "what standard output leads to"
@@ -119,6 +116,7 @@ def _lines(label: str) -> Progress:
             last = now
             of = f" of {total}" if total is not None else ""
             rate = done / (now - start)
-            click.echo(f"{label}: {done}{of} samples, {rate:.1f} per second", err=True)
+            with unheard():
+                click.echo(f"{label}: {done}{of} samples, {rate:.1f} per second", err=True)
 
     return update

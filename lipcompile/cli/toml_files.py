@@ -38,10 +38,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise OptionError(
             f"'{path}' is no TOML: byte {error.start} is not UTF-8; save it as UTF-8"
         ) from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise OptionError(
-            f"'{path}' is no TOML ({str(error).rstrip('.')}): correct it there"
-        ) from error
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits
+        why = str(error).split("; use sys.")[0].rstrip(".")
+        raise OptionError(f"'{path}' is no TOML ({why}): correct it there") from error
 
 
 def table_text(path: Path, name: str, values: Mapping[str, Any]) -> str:

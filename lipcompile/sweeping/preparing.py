@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from lipcompile import model_io
 from lipcompile.calibration.counting import check_readable_twice, prepare_counting
@@ -30,12 +31,14 @@ class Preparing:
         scan: Calibration data.
         options: Where models run.
         progress: Called while samples are read.
+        check: Refuses outputs that are among these files of the model.
     """
 
     reading: DataOptions
     scan: ScanOptions
     options: RuntimeOptions
     progress: Progress | None
+    check: Callable[[tuple[Path, ...]], None] = lambda _: None
 
     def run(
         self,
@@ -52,6 +55,7 @@ class Preparing:
         """
         options = replace(self.options, spinning=False)  # models take turns
         source = model_io.load(model)
+        self.check(tuple(item.path for item in source.external))
         calibrated = [setting for setting in settings if setting.c_r is not None]
         task = None
         if calibrated:

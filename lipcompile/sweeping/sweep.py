@@ -6,6 +6,7 @@ limits -> choose -> measure the chosen one on the other part
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Sequence
@@ -129,7 +130,8 @@ def sweep(
         raise OptionError("--min-robust-accuracy needs attacks: add --eps")
     targets = Targets.named(output, save_table, save_cr)
     targets.check(force, model_io.paths_among(model, calib, data))
-    preparing = Preparing(how, scan or ScanOptions(), options, progress)
+    check = functools.partial(targets.check, force)
+    preparing = Preparing(how, scan or ScanOptions(), options, progress, check)
     bench, parts = preparing.run(model, calib, data, settings, selector)
     with attacking.sharing() if attacking is not None else nullcontext() as shared:
         comparison = Comparison(bench, parts, gates, shared, notify or (lambda _: None))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import io
+import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -214,6 +216,13 @@ MISTAKES: list[tuple[str, str, str]] = [
         "harden m",
         "'lipcompile.toml' is no TOML (Expected newline or end",
     ),
+    (
+        "[[harden]]\ncr = 1",
+        "harden m",
+        "[[harden]] is a list of tables, and a command has one",
+    ),
+    ("[harden]\nCALIB = 1", "harden m", "has no key 'CALIB': did you mean 'calib'?"),
+    (f"a = 1{'0' * 5000}", "harden m", "is no TOML (Exceeds the limit (4300 digits) for"),
     ("[harden\n", "harden m", "(at line 1, column 8)"),
     ("a = " + "[" * 5000, "harden m", "is no TOML ("),
 ]
@@ -289,14 +298,16 @@ def test_settings_of_a_file_are_saved_with_those_of_flags(
             "lipcompile.toml",
             "has settings of harden already: remove its table [harden], or name",
         ),
-        ("model.onnx", "'model.onnx' is no TOML"),
+        ("model.onnx", "output 'model.onnx' is the input itself, which is never touched"),
+        ("settings.bin", "'settings.bin' is no TOML"),
         ("no/where.toml", "folder 'no' does not exist: create it, or change --save-config"),
         (".", "output '.' is a folder: name a file in it with --save-config"),
     ],
 )
 def test_what_is_not_saved(target: str, message: str, seen: list[Params], run: Run) -> None:
     write("[harden]\nform = 'hard'")
-    Path("model.onnx").write_bytes(b"\x08\x08\x12\x00")
+    for name in ("model.onnx", "settings.bin"):
+        Path(name).write_bytes(b"\x08\x08\x12\x00")
     code, _, err = run("harden", "model.onnx", "-q", "--save-config", target)
     assert (code, seen) == (2, [])
     assert message in err
@@ -309,3 +320,85 @@ def test_a_name_that_is_no_unicode_cannot_be_saved(seen: list[Params], run: Run)
     assert (code, seen) == (2, [])
     assert "a name that is no UTF-8 cannot be written to 'a.toml'" in err
     assert not Path("a.toml").exists()
+
+
+# Files that steer a run
+
+HARDEN, SWEEP = "harden m --calib c", "sweep m --calib c --data d"
+STEERING: list[tuple[str, str]] = [
+    (f"{HARDEN} --cr-file x --save-table x --force", "--save-table"),
+    (f"{HARDEN} --preprocess x -o x --force", "-o"),
+    ("calibrate m --calib c --preprocess x -o x --force", "-o"),
+    (f"{SWEEP} --classes x --save-table x --force", "--save-table"),
+    ("merge a x -o ./x --force", "-o"),
+    (f"{HARDEN} -c x --save-result x --force", "--save-result"),
+    (f"{HARDEN} -c x --step-summary x", "--step-summary"),
+    ("strip m -c x -o x --force", "-o"),
+    (f"{HARDEN} --cr-file x --save-config x", "--save-config"),
+    ("merge a x -o b --save-config x", "--save-config"),
+]
+
+
+@pytest.mark.parametrize(("line", "flag"), STEERING, ids=[line for line, _ in STEERING])
+def test_what_steers_a_run_is_not_replaced(
+    line: str, flag: str, seen: list[Params], run: Run
+) -> None:
+    write("", "x")
+    code, _, err = run(*line.split())
+    assert (code, seen) == (2, [])
+    assert "x' is the input itself, which is never touched: name another file" in err
+    assert err.endswith(f"with {flag}\n")
+    assert Path("x").read_text() == ""
+
+
+def test_settings_that_were_found_are_not_replaced(seen: list[Params], run: Run) -> None:
+    write("[audit]")
+    code, _, err = run("strip", "m", "-o", "lipcompile.toml", "--force")
+    assert (code, seen) == (2, [])
+    assert "'lipcompile.toml' is the input itself" in err
+
+
+def test_settings_are_saved_apart_from_results(seen: list[Params], run: Run) -> None:
+    line = f"{HARDEN} --save-config y --save-result ./y --force"
+    code, _, err = run(*line.split())
+    assert (code, seen) == (2, [])
+    assert "--save-result and --save-config would both be written to './y'" in err
+    assert not Path("y").exists()
+
+
+def test_words_that_are_files_by_accident_are_no_inputs(seen: list[Params], run: Run) -> None:
+    write("", "hard")
+    line = f"{HARDEN} --form hard -o hard --force"
+    assert run(*line.split()) == (0, "", "")
+
+
+@pytest.mark.parametrize("user", ["me:secret", "token"])
+def test_passwords_are_not_saved(user: str, seen: list[Params], run: Run) -> None:
+    address = f"https://{user}@host/x"
+    line = ("log-mlflow", "r.json", "--tracking-uri", address)
+    code, _, err = run(*line, "--save-config", "a.toml")
+    assert (code, seen) == (2, [])
+    assert "--tracking-uri holds a name or password" in err
+    assert "MLFLOW_TRACKING_URI" in err
+    assert user not in err
+    assert not Path("a.toml").exists()
+    assert run(*line)[0] == 0
+
+
+@pytest.mark.parametrize("address", ["https://host/a@b", "sqlite:///a@b", "mlruns@2"])
+def test_other_addresses_are_saved(address: str, seen: list[Params], run: Run) -> None:
+    line = ("log-mlflow", "r.json", "--tracking-uri", address)
+    assert run(*line, "--save-config", "a.toml")[0] == 0
+
+
+def test_nobody_reads_where_settings_came_from(
+    seen: list[Params], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Gone(io.StringIO):
+        def write(self, _: str) -> int:
+            raise BrokenPipeError(32, "Broken pipe")
+
+    write("[strip]\nhardened = 'a'")
+    monkeypatch.setattr(sys, "stderr", Gone())
+    assert run("strip")[0] == 0
+    assert len(seen) == 1

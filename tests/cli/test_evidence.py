@@ -12,6 +12,7 @@ import click
 import pytest
 
 from lipcompile import atomic
+from lipcompile.cli import evidence as evidence_module
 from lipcompile.cli.evidence import Evidence, evidence_flags
 from lipcompile.cli.show import format_flag
 from lipcompile.errors import GateFailed, LipCompileError, ModelError, SaveError
@@ -33,7 +34,7 @@ def run(
     monkeypatch.chdir(tmp_path)
     Path("model.onnx").write_bytes(b"\x08\x00\x12")
 
-    def call(ending: Made | Exception, *arguments: str) -> str:
+    def call(ending: Made | BaseException, *arguments: str) -> str:
         @click.command("judge")
         @click.argument("model")
         @click.option("-o", "--output")
@@ -46,7 +47,7 @@ def run(
             model: str, evidence: Evidence, format_: str, quiet: bool, **flags: Any
         ) -> None:
             assert set(flags) == {"table", "force"}
-            if isinstance(ending, Exception):
+            if isinstance(ending, BaseException):
                 raise ending
             evidence.conclude(ending, format_, quiet)
 
@@ -144,6 +145,65 @@ def test_a_result_that_cannot_be_written_is_shown(
     with pytest.raises(SaveError):
         run(FAILING, *FILES)
     assert run.out.startswith("FAILED: ")  # type: ignore[attr-defined]
+    assert "wrote" not in run.out  # type: ignore[attr-defined]
+    assert "gate" in Path("s.md").read_text()
+
+
+def fail(*_: object) -> None:
+    raise SaveError("planted")
+
+
+@pytest.mark.parametrize("step", ["show_judged", "_append"])
+def test_a_late_error_leaves_the_result_in_junit(
+    step: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evidence_module, step, fail)
+    with pytest.raises(SaveError, match="planted"):
+        run(FAILING, *FILES)
+    assert [name for name, _ in cases()] == ["--gate", "bad", "good"]
+    assert json.loads(Path("r.json").read_text())["outcome"].startswith("failed")
+
+
+def test_an_error_after_the_result_leaves_it_in_junit(tmp_path: Path) -> None:
+    files = Evidence("judge", None, tmp_path / "j.xml", tmp_path / "s.md")
+
+    def judge() -> None:
+        with files.recording():
+            files.publish(FAILING, "text", True)
+            fail()
+
+    with pytest.raises(SaveError, match="planted"):
+        judge()
+    found = [name for name, _ in cases(str(tmp_path / "j.xml"))]
+    assert found == ["--gate", "bad", "good"]
+    assert "**lipcompile judge: error:** planted" in (tmp_path / "s.md").read_text()
+
+
+def test_one_file_that_cannot_be_written_costs_no_other(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = atomic.write_bytes
+
+    def full(path: Path, *chunks: bytes) -> None:
+        if path.name == "r.json":
+            raise SaveError("'r.json': the disk is full")
+        write(path, *chunks)
+
+    monkeypatch.setattr(atomic, "write_bytes", full)
+    with pytest.raises(SaveError, match=r"r\.json"):
+        run(FAILING, *FILES)
+    assert [name for name, _ in cases()] == ["--gate", "bad", "good"]
+    out = run.out  # type: ignore[attr-defined]
+    assert "wrote 'j.xml'" in out
+    assert "r.json" not in out
+
+
+def test_an_interruption_is_written(run: Run) -> None:
+    with pytest.raises(click.Abort):
+        run(KeyboardInterrupt(), *FILES)
+    assert cases() == [("outcome", ["error"])]
+    assert 'message="interrupted"' in Path("j.xml").read_text()
+    assert "**lipcompile judge: error:** interrupted" in Path("s.md").read_text()
 
 
 def test_the_summary_is_appended_to(run: Run) -> None:
@@ -179,6 +239,8 @@ MISTAKES: list[tuple[str, str]] = [
         "--output and --junit-xml would both be written to 'x': name two f",
     ),
     ("-o x --step-summary ./x", "--output and --step-summary would both be written to 'x'"),
+    ("-o m.0123abcd.data", "'m.0123abcd.data' is a name for weights beside a model: name an"),
+    ("--table m.0123abcd-2.data", "weights beside a model: name another file with --table"),
     ("--table x --junit-xml x", "--table and --junit-xml would both be written to 'x'"),
 ]
 
@@ -206,3 +268,18 @@ def test_force_replaces_files(run: Run) -> None:
     run(PASSING, *FILES)
     run(Made((Finding("new", True, ""),)), *FILES, "--force")
     assert cases() == [("new", ["system-out"])]
+
+
+@pytest.mark.parametrize("flag", ["-o", "--table", "--junit-xml", "--step-summary"])
+def test_weights_of_a_model_are_never_replaced(
+    flag: str, run: Run, tmp_path: Path, external_cnn: Callable[..., Path]
+) -> None:
+    external_cnn(tmp_path).replace("model.onnx")
+    Path("link").symlink_to("net.bin")
+    before = Path("net.bin").read_bytes()
+    for name in ("net.bin", "link"):
+        with pytest.raises(LipCompileError, match=f"'{name}' holds weights of 'model.onnx'"):
+            run(PASSING, flag, name, "--force")
+    assert Path("net.bin").read_bytes() == before
+    Path("other").write_text("")
+    run(PASSING, flag, "other", "--force")

@@ -14,7 +14,7 @@ import lipcompile
 from lipcompile.errors import DataError, ModelError, OptionError, OutputError
 from lipcompile.sweeping.opening import DataOptions
 from lipcompile.sweeping.sweep import sweep
-from tests.sweeping.benches import ALL, FEW, classifier, pixels
+from tests.sweeping.benches import ALL, FEW, classifier, labelled, pixels
 
 
 def two_outputs() -> onnx.ModelProto:
@@ -106,3 +106,14 @@ def test_labels_that_make_no_sense_are_told(proto: onnx.ModelProto) -> None:
     result = sweep(proto, pixels(40), (images, labels), max_accuracy_drop=1.0, **FEW)
     assert len(result.notes) == 1 and "check labels and preprocessing" in result.notes[0]
     assert f"note: {result.notes[0]}" in str(result)
+
+
+def test_external_weights_are_no_output(tmp_path: Path) -> None:
+    model = classifier(seed=2)
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="m.data", size_threshold=0)
+    before = (tmp_path / "m.data").read_bytes()
+    data = labelled(model, 20)
+    with pytest.raises(OutputError, match=r"m\.data"):
+        sweep(path, pixels(20), data, save_table=tmp_path / "m.data", force=True, cr="2^-6")
+    assert (tmp_path / "m.data").read_bytes() == before
