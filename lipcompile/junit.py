@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 
 from lipcompile.findings import Finding, Judged, ranked
-
-# What XML 1.0 cannot hold: control characters, lone surrogates, U+FFFE and U+FFFF.
-_ILLEGAL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
+from lipcompile.unprintable import UNPRINTABLE
 
 
 def junit(command: str, result: Judged) -> bytes:
@@ -66,5 +63,5 @@ def _written(suite: ET.Element) -> bytes:
 
 
 def _legal(text: str) -> str:
-    """The text, with what XML cannot hold written as in Python: \\x00."""
-    return _ILLEGAL.sub(lambda match: ascii(match.group())[1:-1], text)
+    """The text, with what XML cannot hold or show written as in Python: \\x00."""
+    return UNPRINTABLE.sub(lambda match: ascii(match.group())[1:-1], text)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from lipcompile.findings import Judged, ranked, reason
+from lipcompile.markdown_text import escape
 
 _SIGNS = {True: "ok", False: "**FAILED**", None: "-"}
-# Every character that Markdown, GitHub's additions to it or HTML give a meaning to. Names of
-# files and layers are not ours, so they appear as text, whatever they hold.
-_SPECIAL = {ord(char): f"&#{ord(char)};" for char in "\\`*_[]|<>&~$@"}
-_CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]+")
 
 
 def step_summary(command: str, result: Judged) -> str:
@@ -20,29 +16,23 @@ def step_summary(command: str, result: Judged) -> str:
     failed = sum(finding.holds is False for finding in found)
     why = reason(result)
     if why is not None:
-        head = [_heading(command, "FAILED"), "", f"**{escaped(why)}**"]
+        head = [_heading(command, "FAILED"), "", f"**{escape(why)}**"]
     elif failed:  # a check that no gate rests on
         checks = "check" if failed == 1 else "checks"
         head = [_heading(command, f"done, {failed} {checks} failed")]
     else:
         head = [_heading(command, "passed")]
-    rows = [(_SIGNS[f.holds], escaped(f.name), escaped(f.evidence)) for f in found]
+    rows = [(_SIGNS[f.holds], escape(f.name), escape(f.evidence)) for f in found]
     return "\n".join([*head, "", *_table(rows), "", ""])
 
 
 def error_summary(command: str, message: str) -> str:
     """One line, for a command that ended without a result."""
-    return f"**lipcompile {escaped(command)}: error:** {escaped(message)}\n\n"
-
-
-def escaped(text: str) -> str:
-    """The text as Markdown that shows it as it is, on one line."""
-    plain = _CONTROL.sub(" ", text).translate(_SPECIAL)
-    return plain.replace("://", "&#58;//")  # or GitHub makes a link of it
+    return f"**lipcompile {escape(command)}: error:** {escape(message)}\n\n"
 
 
 def _heading(command: str, outcome: str) -> str:
-    return f"### lipcompile {escaped(command)}: {outcome}"
+    return f"### lipcompile {escape(command)}: {outcome}"
 
 
 def _table(rows: list[tuple[str, str, str]]) -> Iterator[str]:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import html
-import re
-
 import pytest
 
 from lipcompile.findings import Finding
-from lipcompile.step_summary import error_summary, escaped, step_summary
+from lipcompile.step_summary import error_summary, step_summary
 from tests.test_findings import BAD, GATE, GOOD, OPEN, Made
 
 
@@ -42,20 +39,13 @@ def test_outcome_without_gates(found: tuple[Finding, ...], outcome: str) -> None
     assert head == f"### lipcompile audit: {outcome}"
 
 
-NAME = "a|b `c` <img src=x> **d** _e_ [f](https://g.org) ~h~ @i $j$ \\k &amp; \x1b[31m\nl"
-
-
 def test_names_are_shown_and_mean_nothing() -> None:
-    shown = escaped(NAME)
-    assert not re.search(r"[|`<>*_\[\]~@$\\\n\x1b]", shown)
-    assert "://" not in shown
-    plain = NAME.replace("\x1b", " ").replace("\n", " ")
-    assert html.unescape(shown) == plain
-    rows = step_summary("audit", Made((Finding(NAME, True, NAME),))).splitlines()
-    assert rows[-2].count("|") == 4
-    assert "<img" not in "".join(rows)
+    name = "a|b `c` <img src=x> **d**\nl"
+    rows = step_summary("audit", Made((Finding(name, True, name),))).splitlines()
+    shown = r"a&#124;b &#96;c&#96; &lt;img src=x&gt; \*\*d\*\* l"
+    assert rows[-2] == f"| ok | {shown} | {shown} |"
 
 
 def test_an_error_is_one_line() -> None:
     text = error_summary("harden", "model 'a_b' is\nempty")
-    assert text == "**lipcompile harden: error:** model 'a&#95;b' is empty\n\n"
+    assert text == "**lipcompile harden: error:** model 'a\\_b' is empty\n\n"

@@ -25,10 +25,15 @@ def rows(document: dict[str, Any]) -> list[list[str]]:
     """One line per layer, and one over all layers."""
     known = [x for x in (document["baseline"], *document["settings"]) if x["layers"]]
     lines = []
-    for index, layer in enumerate(document["baseline"]["layers"]):
-        cells = [ratio(series["layers"][index]) for series in known]
-        lines.append([layer["layer"], *cells])
+    for layer in document["baseline"]["layers"]:
+        found = [layer_of(series, layer["layer"]) for series in known]
+        lines.append([layer["layer"], *(ratio(x) if x else "-" for x in found)])
     return [*lines, ["all: worst, mean of means", *(ratio(series) for series in known)]]
+
+
+def layer_of(series: dict[str, Any], name: str) -> dict[str, Any] | None:
+    """By its name: settings need not have the same layers."""
+    return next((x for x in series["layers"] if x["layer"] == name), None)
 
 
 def ratio(said: dict[str, Any]) -> str:

@@ -25,8 +25,10 @@ def panel(name: str, document: dict[str, Any]) -> Panel:
         series for series in (document["baseline"], *document["settings"]) if series["layers"]
     ]
     lines = []
+    names = [layer["layer"] for layer in document["baseline"]["layers"]]
     for index, series in enumerate(known):
-        y = [layer["suppressed"] for layer in series["layers"]]
+        found = [_layer(series, layer) for layer in names]
+        y = [layer["suppressed"] if layer else None for layer in found]
         x = [float(i + 1) for i, value in enumerate(y) if value is not None]
         shares = [100 * value for value in y if value is not None]
         label = series.get("name", "0 without hardening").removeprefix("hard ")

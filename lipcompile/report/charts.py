@@ -73,6 +73,7 @@ class Chart:
         y_scale: "share" shows 0.5 as 50, "points" as +50.
         y_range: Limits, or None to fit the points.
         mark_x: A vertical line, and what it is called.
+        ticks: For "powers": places on the x axis and their names, where it has no two powers.
     """
 
     x_label: str
@@ -83,6 +84,7 @@ class Chart:
     y_scale: Unit = "share"
     y_range: tuple[float, float] | None = None
     mark_x: tuple[float, str] | None = None
+    ticks: tuple[tuple[float, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
 from lipcompile.documents import Document
+from lipcompile.report.wording import hardening, views
+from lipcompile.unprintable import shown
 
-# Control characters break XML, lone surrogates UTF-8, and bidirectional overrides make a name
-# look like another one.
-_UNPRINTABLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069"
-    "\ud800-\udfff\ufffe\uffff]"
-)
 Content = dict[str, Any]
 
 
@@ -76,6 +71,31 @@ class Evidence:
         return None
 
     @property
+    def things(self) -> str:
+        """What the sweep was run on: images, or samples where nothing else is known."""
+        labelled = self.sweep is None or self.sweep["data"]["labelled"]
+        return "images" if labelled else "samples"
+
+    @property
+    def attacked(self) -> str | None:
+        """On how many images the sweep attacked a setting; None where it attacked none."""
+        settings = (self.sweep or {}).get("settings", ())
+        found = sorted(
+            {s["worst_case"]["difference"]["n"] for s in settings if s["worst_case"]}
+        )
+        return " to ".join(dict.fromkeys(map(str, (found[0], found[-1])))) if found else None
+
+    @property
+    def beyond_budget(self) -> str | None:
+        """That the chosen setting breaks a limit on the part that did not choose it."""
+        if self.confirmed is None or self.confirmed["within_budget"]:
+            return None
+        return (
+            f"On the held-out {self.things} the chosen setting is NOT within the budget: what "
+            "it was chosen for does not hold there."
+        )
+
+    @property
     def original_name(self) -> str:
         if self.audit:
             return str(self.audit["original"]["name"])
@@ -112,27 +132,52 @@ class Evidence:
     @property
     def disagreements(self) -> tuple[str, ...]:
         """Where results are about different settings of the same model."""
-        inner = (self.confirmed or {}).get("audit")
-        if not inner or not (self.harden or self.verify or not self.audit_of_sweep):
-            return ()
-        chosen = inner["hardened"]["digest"]
+        harden = self._other_setting()
         others = {
-            "audit": (self.audit or {})["hardened"]["digest"],
-            "harden": (self.harden or {}).get("digest"),
-            "verify": (self.verify or {}).get("digest"),
+            "audit": None if self.audit_of_sweep else (self.audit or {}).get("hardened"),
+            "harden": None if harden else self.harden,
+            "verify": self.verify,
         }
-        return tuple(
-            f"The result of {kind} is about another hardened model than the one that the "
-            f"sweep chose ({str(digest)[:19]} against {str(chosen)[:19]})."
-            for kind, digest in others.items()
-            if digest is not None and digest != chosen
+        inner = (self.confirmed or {}).get("audit")
+        chosen = inner["hardened"]["digest"] if inner else None
+        digests = {kind: (result or {}).get("digest") for kind, result in others.items()}
+        return (
+            *harden,
+            *(
+                f"The result of {kind} is about another hardened model than the one that the "
+                f"sweep chose ({str(digest)[:19]} against {str(chosen)[:19]})."
+                for kind, digest in digests.items()
+                if chosen is not None and digest is not None and digest != chosen
+            ),
         )
+
+    def _other_setting(self) -> tuple[str, ...]:
+        """That harden did something else than the setting that the sweep chose."""
+        if self.harden is None or self.sweep is None:
+            return ()
+        done = hardening(self.harden)
+        if self.sweep["chosen"] is None:
+            return (f"The sweep chose no setting; the result of harden is about: {done}.",)
+        if self.chosen is None or _setting(self.harden) == _setting(self.chosen):
+            return ()
+        chosen = hardening(self.chosen)
+        details = f"{done}, and not {chosen}" if done != chosen else "layers differ in c_r"
+        return (
+            "The result of harden is about another setting than the one that the sweep chose, "
+            f"{self.chosen['name']}: {details}.",
+        )
+
+
+def _setting(found: Content) -> tuple[object, ...]:
+    """What makes two hardened models the same, of a harden result or a sweep's setting."""
+    keys = ("variant", "form", "c_r", "c_r_by_layer", "zero_rate")
+    return (*(found[key] for key in keys), views(found))
 
 
 def printable(value: Any) -> Any:
     """The same JSON value without characters that no page can show."""
     if isinstance(value, str):
-        return _UNPRINTABLE.sub("\ufffd", value)
+        return shown(value)
     if isinstance(value, dict):
         return {printable(key): printable(one) for key, one in value.items()}
     if isinstance(value, list):

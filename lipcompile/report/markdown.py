@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from lipcompile.markdown_text import escape
 from lipcompile.report.blocks import (
     Block,
     Bullets,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 _MOST_ROWS = 40
 _LONGEST = 60_000  # GitHub takes comments of up to 65,536 characters
 _OPEN = {"compared", "numbers"}  # sections that are not folded
-_SPECIAL = re.compile(r"([\\`*_\[\]{}|~#$!])")
 _MARKS: dict[Tone | None, str] = {"bad": "**", "warn": "**"}
 
 
@@ -51,14 +51,6 @@ def render(report: Report) -> str:
     kept = [part for one in sections if one.key in _OPEN for part in _section(one)]
     more = "(The details are too long for a comment: see the HTML or JSON report.)"
     return "\n\n".join([*parts, *kept, more]) + "\n"
-
-
-def escape(text: str) -> str:
-    """Text as it is, whatever it holds: no HTML, no markup, no link, no mention."""
-    flat = " ".join(text.split())
-    safe = _SPECIAL.sub(r"\\\1", html.escape(flat, quote=False))
-    safe = re.sub(r"://", "&#58;//", safe).replace("www.", "www&#46;")
-    return safe.replace("@", "@\u2060")
 
 
 def _section(section: Section) -> Iterator[str]:
@@ -100,7 +92,7 @@ def _fenced(text: str) -> str:
 
 def _table(table: Table) -> Iterator[str]:
     if table.caption:
-        yield f"{escape(table.caption)}:"
+        yield f"{escape(table.caption.rstrip('.'))}:"
     rules = [" ---: " if i in table.numeric else " --- " for i in range(len(table.columns))]
     lines = [_line([escape(column) for column in table.columns]), f"|{'|'.join(rules)}|"]
     lines += [_line([_cell(cell) for cell in row]) for row in table.rows[:_MOST_ROWS]]

@@ -130,12 +130,20 @@ def _accuracy(evidence: Evidence) -> Iterator[Measure]:
         after, before = confirmed["accuracy"], confirmed["original_accuracy"]
         yield Measure(
             "clean accuracy",
-            f"sweep, held-out images, n = {after['n']}",
+            f"{_held_out(evidence)}, n = {after['n']}",
             "share",
             interval_estimate(before) if before else None,
             interval_estimate(after),
             _pairs(confirmed["clean_difference"]),
         )
+
+
+def _swept(evidence: Evidence) -> str:
+    return f"sweep, {evidence.chosen['name']}" if evidence.chosen else "sweep"
+
+
+def _held_out(evidence: Evidence) -> str:
+    return f"{_swept(evidence)}, held-out {evidence.things}"
 
 
 def interval_estimate(found: Content) -> Estimate:
@@ -149,7 +157,7 @@ def _agreement(evidence: Evidence) -> Iterator[Measure]:
     confirmed = evidence.confirmed
     if confirmed and confirmed["agreement"]:
         found = interval_estimate(confirmed["agreement"])
-        yield Measure(name, f"sweep, held-out images, n = {found.n}", "share", None, found)
+        yield Measure(name, f"{_held_out(evidence)}, n = {found.n}", "share", None, found)
     audit = evidence.audit
     if audit and audit.get("agreement") is not None:
         n = audit["data"]["images"]
@@ -172,10 +180,10 @@ def _agreement(evidence: Evidence) -> Iterator[Measure]:
 
 
 def latencies(evidence: Evidence) -> Iterator[tuple[str, Content]]:
-    """Which result measured it, and the ratio."""
+    """Which result measured it, of which setting, and the ratio."""
     sources = (
         ("audit", None if evidence.audit_of_sweep else evidence.audit),
-        ("sweep", evidence.confirmed),
+        (_swept(evidence), evidence.confirmed),
         ("verify", evidence.verify),
         ("harden", evidence.harden),
     )

@@ -156,7 +156,10 @@ def _scale_x(axes: Axes, chart: Chart) -> None:
         whole = range(math.floor(first + 0.01), math.ceil(last - 0.01) + 1)
         step = math.ceil(len(whole) / 8)
         kept = [k for k in whole[::step] if first - 0.4 <= k <= last + 0.4]
-        axes.set_xticks([2.0**k for k in kept], [f"2^{k}" for k in kept])
+        ticks = [(2.0**k, f"2^{k}") for k in kept]
+        if len(ticks) < 2 and chart.ticks:
+            ticks = list(chart.ticks[:: math.ceil(len(chart.ticks) / 6)])
+        axes.set_xticks([place for place, _ in ticks], [name for _, name in ticks])
         axes.xaxis.set_minor_locator(NullLocator())
     elif chart.x_scale == "layers":
         axes.set_xlim(min(places) - 0.5, max(places) + 0.5)

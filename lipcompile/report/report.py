@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ class Report:
     Attributes:
         documents: One at most of each kind, about one model.
         title: Heading of the page; None names the models.
+        evidence: The same, by kind.
 
     Raises:
         DataError: There is no document, one is damaged, two are of a kind, or they are about
@@ -41,6 +42,7 @@ class Report:
 
     documents: tuple[Document, ...]
     title: str | None = None
+    evidence: Evidence = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.documents:
@@ -56,10 +58,7 @@ class Report:
         for document in self.documents:
             check_shape(document)
         check_one_model(list(self.documents))
-
-    @property
-    def evidence(self) -> Evidence:
-        return Evidence.of(self.documents)
+        object.__setattr__(self, "evidence", Evidence.of(self.documents))
 
     @property
     def verdict(self) -> Verdict:

@@ -22,6 +22,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "number": (int, float),
     "null": (type(None),),
 }
+_MOST_BITS = 64  # a float cannot hold any whole number
 _Schema = dict[str, Any]
 
 
@@ -58,7 +59,8 @@ def problems(value: object, expected: _Schema, at: str) -> Iterator[str]:
     if "anyOf" in expected:
         options = [list(problems(value, one, at)) for one in expected["anyOf"]]
         if all(options):
-            yield min(options, key=len)[0] if value is not None else f"{place} is null"
+            # The first option of ours is null, and the last one what is meant.
+            yield options[-1][0] if value is not None else f"{place} is null"
         return
     if not _has_type(value, expected):
         found = "null" if value is None else type(value).__name__
@@ -90,6 +92,9 @@ def _has_type(value: object, expected: _Schema) -> bool:
 
 
 def _range(value: float, expected: _Schema, place: str) -> Iterator[str]:
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        yield f"{place} is a whole number of {value.bit_length()} bits, which no result has"
+        return
     low, high = expected.get("minimum", -math.inf), expected.get("maximum", math.inf)
     bounded = "minimum" in expected or "maximum" in expected
     if bounded and not (low <= value <= high and math.isfinite(value)):  # NaN as well

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lipcompile.report.blocks import Tone
 from lipcompile.report.evidence import Content, Evidence
@@ -18,7 +18,7 @@ _TONES: dict[str, Tone] = {
     "worse": "bad",
     "masked": "warn",
     "not attacked": "neutral",
-    "nothing chosen": "warn",
+    "nothing chosen": "neutral",
 }
 _HEADLINES = {
     "improved": "More robust than the original",
@@ -26,7 +26,7 @@ _HEADLINES = {
     "worse": "Less robust than the original",
     "masked": "The attacks were fooled: robustness is unknown",
     "not attacked": "Not attacked: nothing is known about robustness",
-    "nothing chosen": "No setting is worth choosing: keep the original",
+    "nothing chosen": "No setting was chosen",
 }
 
 
@@ -75,11 +75,14 @@ def _make(word: str, text: tuple[str, ...], source: str) -> Verdict:
 
 def _swept(evidence: Evidence, sweep: Content) -> Verdict:
     why = (sentence(sweep["why"]),) if sweep["why"] else ()
+    beyond = (evidence.beyond_budget,) if evidence.beyond_budget else ()
     if evidence.audit and sweep["chosen"]:
         found = _attacked(evidence.audit, sweep["verdict"], "sweep")
-        return _make(found.word, (*found.text, *why), "sweep")
-    not_attacked = (_NOT_ATTACKED,) if sweep["verdict"] == "not attacked" else ()
-    return _make(sweep["verdict"], (*why, *not_attacked), "sweep")
+        made = _make(found.word, (*found.text, *beyond, *why), "sweep")
+    else:
+        not_attacked = (_NOT_ATTACKED,) if sweep["verdict"] == "not attacked" else ()
+        made = _make(sweep["verdict"], (*beyond, *why, *not_attacked), "sweep")
+    return replace(made, tone="warn") if beyond and made.tone != "bad" else made
 
 
 def _verified(verify: Content) -> Verdict:
@@ -148,10 +151,10 @@ _OF_ATTACKS = (
 _COMMON = (
     "Suppressed inputs and smaller singular values are properties of the layers. They "
     "do not show that the model is harder to fool.",
-    "Intervals hold for images that are drawn as these were. Other data, preprocessing or "
+    "Intervals hold for samples that are drawn as these were. Other data, preprocessing or "
     "hardware can give other numbers.",
 )
 _OF_SWEEP = (
-    "The setting was chosen on one part of the images, so its numbers there are too good by "
+    "The setting was chosen on one part of the data, so its numbers there are too good by "
     "the luck of the choice. Those of the held-out part are the ones to quote."
 )

@@ -67,17 +67,35 @@ def c_r(value: float | None) -> str:
 def hardening(found: dict[str, Any]) -> str:
     """ "form smooth (a = 10, b = 1), c_r = 2^-7" of a harden or sweep setting."""
     form, zero_rate = found.get("form"), found.get("zero_rate")
+    around = f", ensemble {views(found)}" if views(found) else ""
     if form:
         inner = ", ".join(f"{k} = {v:g}" for k, v in form.items() if k != "name")
         what = f"form {form['name']}" + (f" ({inner})" if inner else "")
     elif found["variant"] == "weight":
         what = f"variant weight, zero rate {share(zero_rate)}"
     else:
-        return "layers stay as they are"
+        return f"layers stay as they are{around}"
     if found.get("c_r") is not None:
         what += f", c_r = {c_r(found['c_r'])}"
     patterns = len(found.get("c_r_by_layer") or ())
-    return what + (f", {patterns} layer patterns with a c_r of their own" if patterns else "")
+    if patterns:
+        what += f", {patterns} layer patterns with a c_r of their own"
+    return what + around
+
+
+def views(found: dict[str, Any]) -> str | None:
+    """Of the ensemble, if any: `harden` writes an object, `sweep` the views alone."""
+    ensemble = found.get("ensemble")
+    return ensemble["views"] if isinstance(ensemble, dict) else ensemble
+
+
+def of_available(images: int, available: int | None, name: str) -> str:
+    """ "50 of 1000 of 'test'"; how many there are is not always known."""
+    return (
+        f"{images} of '{name}'"
+        if available is None
+        else f"{images} of {available} of '{name}'"
+    )
 
 
 def sentence(text: str) -> str:

@@ -77,6 +77,13 @@ def check(name: str, passed: bool | None) -> JSON:
     return {"name": name, "source": "ours", "passed": passed, "evidence": "of 50 images, 1"}
 
 
+_FORMS: dict[str, JSON] = {
+    "smooth": {"name": "smooth", "a": 10.0, "b": 1.0},
+    "hard": {"name": "hard"},
+    "soft": {"name": "soft"},
+}
+
+
 def setting(form: str | None, exponent: int, names: tuple[str, ...] = NAMES) -> JSON:
     """Suppresses more, and costs more, the larger c_r is."""
     c_r = 2.0**exponent
@@ -98,7 +105,7 @@ def setting(form: str | None, exponent: int, names: tuple[str, ...] = NAMES) -> 
     return {
         "name": f"{form or variant} 2^{exponent}",
         "variant": variant,
-        "form": {"name": form} if form else None,
+        "form": dict(_FORMS[form]) if form else None,
         "c_r": c_r,
         "c_r_by_layer": {},
         "zero_rate": None if form else 1.0,

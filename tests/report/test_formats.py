@@ -14,7 +14,6 @@ import pytest
 
 from lipcompile.errors import OptionError, OutputError
 from lipcompile.report import Report, write_report
-from lipcompile.report.markdown import escape
 from lipcompile.report.shape import schema
 from tests.report import documents as made
 
@@ -157,13 +156,10 @@ def test_markdown_says_the_verdict_then_the_numbers_then_the_rest_folded() -> No
     assert "-0.40 points" in text
 
 
-def test_markup_is_text_in_markdown() -> None:
-    assert escape("a|b\n`c` <i> *d* [e](f) \\ &amp;") == (
-        r"a\|b \`c\` &lt;i&gt; \*d\* \[e\](f) \\ &amp;amp;"
-    )
-    assert "://" not in escape("https://x.org www.y.org")
-    assert "www." not in escape("www.y.org")
-    assert "@team" not in escape("@team")
+def test_captions_end_in_one_mark() -> None:
+    text = REPORTS["everything"].to_markdown()
+    assert ".:" not in text
+    assert "the largest ratio of any layer and input:\n" in text
 
 
 def test_names_with_markup_are_text_in_markdown() -> None:

@@ -9,7 +9,7 @@ import matplotlib
 import pytest
 
 from lipcompile.report import Report
-from lipcompile.report.blocks import Figure
+from lipcompile.report.blocks import Figure, Table
 from lipcompile.report.charts import Bars, Chart, Level, Series
 from lipcompile.report.plots import draw
 from lipcompile.report.sections.layers import suppressed
@@ -75,6 +75,19 @@ def test_powers_of_two_are_named() -> None:
     assert {"2^-9", "2^-8", "2^-7"} <= set(found)
 
 
+@pytest.mark.parametrize("ratios", [(0.011,), (0.011, 0.02), (2**-7,)])
+def test_a_threshold_between_powers_has_a_tick(ratios: tuple[float, ...]) -> None:
+    sweep = made.sweep()
+    kept = sweep["settings"][: len(ratios)]
+    for one, ratio in zip(kept, ratios, strict=True):
+        one |= {"c_r": ratio, "name": f"smooth {ratio}"}
+    chart = chart_of(
+        accuracy_over_cr(swept(sweep | {"settings": kept, "chosen": None}).evidence)
+    )
+    found = set(texts(draw(chart, "f1", "x")))
+    assert {"2^-7" if ratio == 2**-7 else str(ratio) for ratio in ratios} <= found
+
+
 def test_names_are_no_mathematics_and_no_markup() -> None:
     svg = draw(BARS, "f1", "x")
     assert "a <b> $x$" in texts(svg)
@@ -119,6 +132,10 @@ def test_the_legend_names_every_line() -> None:
 
 
 # What the charts hold
+
+
+def swept(sweep: made.JSON) -> Report:
+    return Report((made.document("sweep", sweep),))
 
 
 def chart_of(section: object) -> Chart:
@@ -170,12 +187,59 @@ def test_without_labels_the_agreement_is_shown() -> None:
 
 
 def test_forms_with_the_same_c_r_share_a_line_of_suppressed_inputs() -> None:
-    chart = chart_of(suppressed(Report(made.everything()).evidence))
+    sweep = made.sweep()
+    sweep["settings"] = [x for x in sweep["settings"] if x["variant"] == "forged"]
+    chart = chart_of(suppressed(swept(sweep).evidence))
     assert [one.name for one in chart.series] == [
         "without hardening",
-        *(f"c_r = 2^{k}" for k in range(-9, -4)),
+        "forged 2^-9",
+        "forged 2^-8",
+        "forged 2^-7 (chosen)",
+        "forged 2^-6",
+        "forged 2^-5",
     ]
     assert chart.series[0].y[1] == 0.02
+
+
+@pytest.mark.parametrize("exponent", range(-14, 0))
+def test_the_line_of_the_chosen_setting_is_never_left_out(exponent: int) -> None:
+    sweep = made.sweep()
+    sweep["settings"] = [made.setting("hard", k) for k in range(-14, 0)]
+    for i, one in enumerate(sweep["settings"]):
+        one["layers"][0]["suppressed"] = i / 20  # all differ
+    sweep["chosen"] = f"hard 2^{exponent}"
+    chart = chart_of(suppressed(swept(sweep).evidence))
+    names = [one.name for one in chart.series]
+    assert len(names) == 7
+    assert f"hard 2^{exponent} (chosen)" in names
+    assert names[1].startswith("hard 2^-14")
+    assert names[-1].startswith("hard 2^-1")
+    assert len(set(names)) == 7
+    starts = [one.y[0] for one in chart.series[1:]]
+    assert starts == sorted(starts)
+
+
+def test_layers_are_paired_by_their_names() -> None:
+    sweep = made.sweep()
+    first = sweep["settings"][0]
+    del first["layers"][1]
+    sweep["settings"] = [first]
+    section = suppressed(swept(sweep).evidence)
+    assert section
+    chart = chart_of(section)
+    assert chart.series[1].x == (1.0, 3.0, 4.0, 5.0, 6.0)
+    (table,) = [block for block in section.blocks if isinstance(block, Table)]
+    assert [row[1] for row in table.rows] == list(made.NAMES)
+    assert table.rows[1][3] == "-"
+    assert table.rows[2][3] == f"{100 * first['layers'][1]['suppressed']:.2f} %"
+
+
+def test_captions_say_what_variant_weight_and_the_worst_ratio_are() -> None:
+    text = str(Report(made.everything()).sections())
+    assert "inputs that are 0 anyway or whose column was zeroed" in text
+    assert (
+        "The worst ratio is the largest among 64 inputs per layer, and bounds nothing." in text
+    )
 
 
 def test_robustness_curves_start_at_all_correct_and_have_intervals() -> None:

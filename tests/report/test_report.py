@@ -12,6 +12,7 @@ import pytest
 from lipcompile.documents import Document
 from lipcompile.errors import DataError
 from lipcompile.report import Report, read_report
+from lipcompile.report.blocks import Notice
 from lipcompile.report.measures import measures
 from tests.report import documents as made
 
@@ -86,10 +87,10 @@ def test_without_an_attack_nothing_is_known_about_robustness(report: Report) -> 
     assert "masking" not in [one.key for one in report.sections()]
 
 
-def test_a_sweep_without_a_choice_says_to_keep_the_original() -> None:
+def test_a_sweep_without_a_choice_gives_its_reason() -> None:
     found = only("sweep", made.nothing_chosen()).verdict
-    assert (found.word, found.tone) == ("nothing chosen", "warn")
-    assert "keep the original" in found.headline
+    assert (found.word, found.tone) == ("nothing chosen", "neutral")
+    assert found.headline == "No setting was chosen"
     assert "none kept within the limits" in found.text[0]
 
 
@@ -134,6 +135,90 @@ def test_results_about_another_setting_than_the_chosen_one_are_told() -> None:
     assert told in str(Report(pair).sections()[-1])
     agreeing = (made.document("sweep", made.sweep()), pair[1])
     assert Report(agreeing).evidence.disagreements == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"c_r": 2**-3}, "smooth 2^-7: form smooth (a = 10, b = 1), c_r = 2^-3, and not form"),
+        ({"form": {"name": "hard"}}, "form hard, c_r = 2^-7, and not form smooth"),
+        ({"form": {"name": "smooth", "a": 3.0, "b": 1.0}}, "(a = 3, b = 1), c_r = 2^-7, and"),
+        (
+            {"variant": "weight", "form": None, "zero_rate": 1.0},
+            "variant weight, zero rate 100",
+        ),
+        ({"c_r_by_layer": {"^fc$": 2**-3}}, "1 layer patterns with a c_r of their own, and"),
+        ({"ensemble": {"views": "flip"}}, "c_r = 2^-7, ensemble flip, and not form smooth"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+@pytest.mark.parametrize("attacked", [True, False])
+def test_hardening_with_another_setting_than_the_chosen_one_is_told(
+    change: made.JSON, told: str, attacked: bool
+) -> None:
+    sweep = made.document("sweep", made.sweep(attacked=attacked))
+    harden = made.document("harden", made.harden() | change)
+    (note,) = Report((sweep, harden)).evidence.disagreements
+    assert note.startswith("The result of harden is about another setting than the one that")
+    assert told in note
+
+
+def test_hardening_with_the_chosen_setting_is_no_disagreement() -> None:
+    for sweep in (made.sweep(), made.sweep(attacked=False)):
+        pair = (made.document("sweep", sweep), made.document("harden", made.harden()))
+        assert Report(pair).evidence.disagreements == ()
+
+
+def test_hardening_where_the_sweep_chose_nothing_is_told() -> None:
+    sweep = made.document("sweep", made.nothing_chosen())
+    (note,) = Report((sweep, made.document("harden", made.harden()))).evidence.disagreements
+    assert note.startswith("The sweep chose no setting; the result of harden is about: form")
+
+
+def test_numbers_of_a_sweep_name_their_setting() -> None:
+    found = measures(only("sweep", made.sweep()).evidence)
+    swept = [one.where for one in found if one.where.startswith("sweep")]
+    assert swept == [
+        "sweep, smooth 2^-7, held-out images, n = 250",
+        "sweep, smooth 2^-7, held-out images, n = 250",
+        "sweep, smooth 2^-7, median of 40 pairs of runs",
+    ]
+
+
+@pytest.mark.parametrize("attacked", [True, False])
+def test_a_choice_that_breaks_the_budget_is_told(attacked: bool) -> None:
+    sweep = made.sweep(attacked=attacked)
+    told = "On the held-out images the chosen setting is NOT within the budget"
+    assert told not in only("sweep", sweep).to_markdown()
+    sweep["confirmed"]["within_budget"] = False
+    report = only("sweep", sweep)
+    assert told in " ".join(report.verdict.text)
+    assert report.verdict.tone == "warn"
+    (section,) = [one for one in report.sections() if one.key == "sweep"]
+    (notice,) = [block for block in section.blocks if isinstance(block, Notice)]
+    assert notice.text.startswith(told)
+    assert notice.tone == "warn"
+
+
+def test_the_images_that_were_attacked_are_counted_by_the_pairs() -> None:
+    sweep = made.sweep()
+    sweep["attack"]["images"] = 5000
+    for one in sweep["settings"]:
+        one["worst_case"] = made.setting("hard", -7)["worst_case"]
+    text = only("sweep", sweep).to_markdown()
+    assert "5000" not in text
+    assert "preset fast, 100 images" in text
+    assert "images 100" in text
+    assert "on 100 images under the fast attacks" in str(
+        [s.blocks for s in only("sweep", sweep).sections() if s.key == "sweep"]
+    )
+
+
+def test_settings_that_nothing_attacked_have_no_attacked_images() -> None:
+    sweep = made.sweep()
+    for one in sweep["settings"]:
+        one["worst_case"] = None
+    assert "preset fast, on no setting" in only("sweep", sweep).to_markdown()
 
 
 @pytest.mark.parametrize(
@@ -201,6 +286,21 @@ def test_damaged_results_are_refused_with_the_place() -> None:
     outside["original"]["clean_accuracy"] = 1.5
     with pytest.raises(DataError, match=r"is 1.5, which is not in \[0, 1\]"):
         only("audit", outside)
+
+
+def test_a_whole_number_that_no_float_holds_is_refused_with_its_place() -> None:
+    budget, sweep = made.audit(), made.sweep()
+    budget["budget"]["eps"] = 10**400
+    with pytest.raises(DataError, match=r"'budget.eps' is a whole number of 1329 bits, which"):
+        only("audit", budget)
+    sweep["settings"][1]["c_r"] = 10**400
+    with pytest.raises(DataError, match=r"'settings\[1\].c_r' is a whole number of 1329 bits"):
+        only("sweep", sweep)
+
+
+def test_the_evidence_is_read_once() -> None:
+    report = only("audit", made.audit())
+    assert report.evidence is report.evidence
 
 
 def test_reading_gives_what_was_written(tmp_path: Path) -> None:

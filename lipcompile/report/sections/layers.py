@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from lipcompile.report.blocks import Block, Figure, Prose, Section, Table
 from lipcompile.report.charts import INKS, MARKS, Chart, Ink, Mark, Series, Unit
@@ -11,7 +12,27 @@ from lipcompile.report.wording import c_r, ratio, share
 
 _MOST_LINES = 6
 _BASELINE = "without hardening"
-_Line = tuple[str, Content]  # a name, and a setting with layers
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """Numbers by layer, of one setting or of several that share them.
+
+    Attributes:
+        name: In legends and tables.
+        setting: With its layers; the first where several share them.
+        chosen: It is the sweep's choice, or shares its numbers.
+    """
+
+    name: str
+    setting: Content
+    chosen: bool = False
+
+    def value(self, layer: str, key: str) -> float | None:
+        """Of a layer by its name: settings need not have the same layers."""
+        rows = self.setting["layers"]
+        found: float | None = next((row[key] for row in rows if row["layer"] == layer), None)
+        return found
 
 
 def suppressed(evidence: Evidence) -> Section | None:
@@ -23,9 +44,9 @@ def suppressed(evidence: Evidence) -> Section | None:
         Figure(
             "share of suppressed inputs by layer, one line per c_r",
             "Share of a layer's inputs on calibration data with |x| <= c; what is 0 without "
-            "hardening, as after a ReLU, is the broad line. For variant weight: the share of "
-            "zeroed columns. Layers in the order in which they run, numbered as in the "
-            f"table.{_left_out(lines)}",
+            "hardening, as after a ReLU, is the broad line. For variant weight: inputs that "
+            "are 0 anyway or whose column was zeroed. Layers in the order in which they run, "
+            f"numbered as in the table.{_left_out(lines)}",
             lambda: _chart(lines, "suppressed", "inputs with |x| <= c (%)"),
         ),
         _table(lines, "suppressed", "Suppressed inputs by layer"),
@@ -43,8 +64,8 @@ def singular_values(evidence: Evidence) -> Section | None:
             "The largest singular value of the weight with suppressed columns masked, over "
             "that of the whole weight: 1 means that suppression took nothing from what the "
             "layer can amplify. Inputs that are 0 anyway mask columns too: what hardening did "
-            "is the distance to the line without it. The worst (largest) ratio over "
-            "calibration inputs bounds the layer on these inputs alone."
+            "is the distance to the line without it. The worst ratio is the largest among "
+            "64 inputs per layer, and bounds nothing."
         )
     ]
     named = (("worst", "singular_worst", worst), ("mean", "singular_mean", mean))
@@ -68,7 +89,7 @@ def _singular_figure(word: str, key: str, lines: Sequence[_Line]) -> Figure:
 
 
 def _lines(evidence: Evidence, key: str) -> list[_Line]:
-    """Settings whose numbers by layer differ, named by their c_r where that tells them apart.
+    """Settings whose numbers by layer differ, after the line without hardening.
 
     Which inputs are suppressed depends on c alone, so that all forms share a line.
     """
@@ -77,44 +98,51 @@ def _lines(evidence: Evidence, key: str) -> list[_Line]:
         values = tuple(row[key] for row in setting["layers"])
         if any(value is not None for value in values):
             groups.setdefault(values, []).append(setting)
-    found = [(_name(group), group) for group in groups.values()]
-    names = [name for name, _ in found]
-    lines = [
-        (name if names.count(name) == 1 else group[0]["name"], group[0])
-        for name, group in found
-    ]
+    names = [_name(group) for group in groups.values()]
+    lines = []
+    for name, group in zip(names, groups.values(), strict=True):
+        chosen = any(setting is evidence.chosen for setting in group)
+        unique = name if names.count(name) == 1 else str(group[0]["name"])
+        lines.append(_Line(f"{unique} (chosen)" if chosen else unique, group[0], chosen))
     lines.sort(key=_rank)
     baseline = (evidence.sweep or {}).get("baseline") or {"layers": []}
     if lines and any(row[key] is not None for row in baseline["layers"]):
-        lines.insert(0, (_BASELINE, {**baseline, "c_r": 0.0}))
+        lines.insert(0, _Line(_BASELINE, {**baseline, "c_r": 0.0}))
     return lines
 
 
 def _rank(line: _Line) -> tuple[bool, bool, float]:
     """Forged with one c_r, then with several, then the others; by c_r."""
-    setting = line[1]
+    setting = line.setting
     return setting["variant"] != "forged", bool(setting["c_r_by_layer"]), setting["c_r"] or 0.0
 
 
 def _name(group: Sequence[Content]) -> str:
+    """ "forged 2^-7" where several forms share it; else that of the setting."""
     ratios = {setting["c_r"] for setting in group}
+    variants = {setting["variant"] for setting in group}
     plain = not any(setting["c_r_by_layer"] for setting in group)
-    if len(ratios) == 1 and plain and None not in ratios:
-        return f"c_r = {c_r(ratios.pop())}"
+    if len(group) > 1 and len(ratios) == 1 and plain and None not in ratios:
+        return f"{' and '.join(sorted(variants))} {c_r(ratios.pop())}"
     return str(group[0]["name"]) + (f" and {len(group) - 1} more" if len(group) > 1 else "")
 
 
 def _some(lines: Sequence[_Line]) -> list[_Line]:
-    """At most as many as a chart can tell apart, from end to end."""
+    """At most as many as a chart can tell apart: from end to end, with the chosen one."""
     if len(lines) <= _MOST_LINES:
         return list(lines)
     step = (len(lines) - 1) / (_MOST_LINES - 1)
-    return [lines[round(i * step)] for i in range(_MOST_LINES)]
+    places = [round(i * step) for i in range(_MOST_LINES)]
+    chosen = next((at for at, line in enumerate(lines) if line.chosen), 0)
+    if chosen not in places:
+        nearest = min(places[1:-1], key=lambda place: abs(place - chosen))
+        places[places.index(nearest)] = chosen
+    return [lines[place] for place in places]
 
 
 def _split(lines: Sequence[_Line]) -> tuple[list[_Line], list[_Line]]:
     """The line without hardening, if any, and the others."""
-    first = [line for line in lines if line[0] == _BASELINE]
+    first = [line for line in lines[:1] if line.name == _BASELINE]
     return first, list(lines[len(first) :])
 
 
@@ -123,32 +151,36 @@ def _left_out(lines: Sequence[_Line]) -> str:
     return f" {rest} lines are left to the table." if rest > 0 else ""
 
 
+def _layers(lines: Sequence[_Line]) -> list[str]:
+    """Names in the order in which layers run, of every line's."""
+    fullest = sorted(lines, key=lambda line: -len(line.setting["layers"]))
+    return list(dict.fromkeys(row["layer"] for x in fullest for row in x.setting["layers"]))
+
+
 def _chart(lines: Sequence[_Line], key: str, y_label: str) -> Chart:
+    names = _layers(lines)
     first, others = _split(lines)
-    series = [_series(*line, key, "original", "none") for line in first]
+    series = [_series(line, names, key, "original", "none") for line in first]
     for index, line in enumerate(_some(others)):
-        series.append(_series(*line, key, INKS[index % len(INKS)], MARKS[index % len(MARKS)]))
+        ink, mark = INKS[index % len(INKS)], MARKS[index % len(MARKS)]
+        series.append(_series(line, names, key, ink, mark))
     unit: Unit = "share" if key == "suppressed" else "number"
     return Chart("layer (in order)", y_label, tuple(series), x_scale="layers", y_scale=unit)
 
 
-def _series(name: str, setting: Content, key: str, ink: Ink, mark: Mark) -> Series:
-    rows = [(i, row[key]) for i, row in enumerate(setting["layers"], start=1)]
+def _series(line: _Line, names: Sequence[str], key: str, ink: Ink, mark: Mark) -> Series:
+    rows = [(i, line.value(name, key)) for i, name in enumerate(names, start=1)]
     known = [(float(i), float(value)) for i, value in rows if value is not None]
     x, y = tuple(i for i, _ in known), tuple(value for _, value in known)
-    return Series(name, x, y, ink=ink, mark=mark, under=ink == "original")
+    return Series(line.name, x, y, ink=ink, mark=mark, under=ink == "original")
 
 
 def _table(lines: Sequence[_Line], key: str, caption: str) -> Table:
     shown = share if key == "suppressed" else ratio
-    names = max((setting["layers"] for _, setting in lines), key=len)
-    rows = []
-    for index, layer in enumerate(names):
-        values = [
-            shown(setting["layers"][index][key]) if index < len(setting["layers"]) else "-"
-            for _, setting in lines
-        ]
-        rows.append((str(index + 1), layer["layer"], *values))
-    columns = ("no.", "layer", *(name for name, _ in lines))
+    rows = [
+        (str(index), name, *(shown(line.value(name, key)) for line in lines))
+        for index, name in enumerate(_layers(lines), start=1)
+    ]
+    columns = ("no.", "layer", *(line.name for line in lines))
     numeric = frozenset({0, *range(2, len(columns))})
     return Table(columns, tuple(rows), numeric, caption, frozenset({1}))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lipcompile.report.blocks import Facts, Section
-from lipcompile.report.evidence import Content, Evidence
+from lipcompile.report.evidence import Evidence
 from lipcompile.report.measures import Measure, measures_table
-from lipcompile.report.wording import hardening, radius
+from lipcompile.report.wording import hardening, of_available, radius
 
 
 def compared(evidence: Evidence) -> Section:
@@ -21,7 +21,7 @@ def _facts(evidence: Evidence) -> Iterator[tuple[str, str]]:
         yield "hardened", evidence.hardened_name
     done = evidence.harden or evidence.chosen
     if done:
-        yield "hardening", hardening(done) + _ensemble(done)
+        yield "hardening", hardening(done)
     elif evidence.verify:
         yield "variant", evidence.verify["variant"]
     if evidence.audit:
@@ -29,7 +29,7 @@ def _facts(evidence: Evidence) -> Iterator[tuple[str, str]]:
         seed = evidence.audit["seed"]
         yield (
             "images",
-            f"{data['images']} of {data['available']} of '{data['name']}', seed {seed}",
+            of_available(data["images"], data["available"], data["name"]) + f", seed {seed}",
         )
         yield "radius", f"{radius(evidence.audit['budget'])}, in pixels of [0, 1]"
         yield "attacks", f"preset {evidence.audit['attacks']['name']}"
@@ -38,19 +38,15 @@ def _facts(evidence: Evidence) -> Iterator[tuple[str, str]]:
         yield (
             "sweep",
             f"{len(evidence.sweep['settings'])} settings on '{data['name']}': "
-            f"{data['choosing']} images to choose, {data['reporting']} others to report",
+            f"{data['choosing']} {evidence.things} to choose, {data['reporting']} others to "
+            "report",
         )
         if attack:
             yield (
                 "attacks of the sweep",
-                f"{radius(attack)}, preset {attack['preset']}, {attack['images']} images",
+                f"{radius(attack)}, preset {attack['preset']}, "
+                + (f"{evidence.attacked} images" if evidence.attacked else "on no setting"),
             )
-
-
-def _ensemble(done: Content) -> str:
-    found = done.get("ensemble")  # `harden` writes an object, `sweep` the views alone
-    views = found["views"] if isinstance(found, dict) else found
-    return f", ensemble {views}" if views else ""
 
 
 def key_numbers(found: tuple[Measure, ...]) -> Section | None:

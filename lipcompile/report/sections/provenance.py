@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from lipcompile.report.blocks import Block, Bullets, Facts, Heading, Prose, Section, Table
 from lipcompile.report.evidence import Content, Evidence
 from lipcompile.report.verdict import cautions
-from lipcompile.report.wording import MISSING
+from lipcompile.report.wording import MISSING, of_available
 
 
 def provenance(evidence: Evidence) -> Section:
@@ -20,7 +20,7 @@ def provenance(evidence: Evidence) -> Section:
     if evidence.audit:
         blocks += [Heading("Audit"), Facts(tuple(_audit(evidence.audit)))]
     if evidence.sweep:
-        blocks += [Heading("Sweep"), Facts(tuple(_sweep(evidence.sweep)))]
+        blocks += [Heading("Sweep"), Facts(tuple(_sweep(evidence, evidence.sweep)))]
     calibration = _calibration_of(evidence)
     if calibration:
         blocks += [Heading("Calibration"), Facts(tuple(_calibration(calibration)))]
@@ -54,7 +54,7 @@ def _models(evidence: Evidence) -> Iterator[tuple[str, str]]:
 
 def _audit(audit: Content) -> Iterator[tuple[str, str]]:
     data, run = audit["data"], audit["run"]
-    yield "images", f"{data['images']} of {data['available']} of '{data['name']}'"
+    yield "images", of_available(data["images"], data["available"], data["name"])
     yield "digest of the images", str(data["digest"])
     yield "normalisation", _flat(data["normalisation"])
     yield "run", _flat(run)
@@ -64,16 +64,14 @@ def _audit(audit: Content) -> Iterator[tuple[str, str]]:
     yield "took", f"{audit['seconds']:g} s"
 
 
-def _sweep(sweep: Content) -> Iterator[tuple[str, str]]:
+def _sweep(evidence: Evidence, sweep: Content) -> Iterator[tuple[str, str]]:
     data = sweep["data"]
-    yield (
-        "images",
-        f"{data['images']} of {data['available']} of '{data['name']}', seed {data['seed']}",
-    )
-    yield "digest of the images", str(data["digest"])
+    read = of_available(data["images"], data["available"], data["name"])
+    yield evidence.things, f"{read}, seed {data['seed']}"
+    yield f"digest of the {evidence.things}", str(data["digest"])
     yield "budget", _flat(sweep["budget"])
     if sweep["attack"]:
-        yield "attack", _flat(sweep["attack"])
+        yield "attack", _flat(sweep["attack"] | {"images": evidence.attacked or "none"})
     if sweep["command"]:
         yield "command of the chosen setting", str(sweep["command"])
     yield "took", f"{sweep['seconds']:g} s"

@@ -21,12 +21,12 @@ _COLUMNS = (
 _NUMERIC = frozenset(range(2, 9))
 
 
-def settings_table(sweep: Content) -> Table:
-    """Every setting of a sweep, on the images that choose; without columns that are empty."""
+def settings_table(sweep: Content, things: str) -> Table:
+    """Every setting of a sweep, on the part that chooses; without columns that are empty."""
     rows = [_row(setting, setting["name"] == sweep["chosen"]) for setting in sweep["settings"]]
     kept = [i for i in range(len(_COLUMNS)) if any(row[i] != MISSING for row in rows)]
     caption = (
-        "Every setting, on the images that choose. Difference: of the accuracy from the "
+        f"Every setting, on the {things} that choose. Difference: of the accuracy from the "
         "original's, in points; latency: ratio over the original's; suppressed: mean over "
         "layers; singular: the largest ratio of any layer and input."
     )

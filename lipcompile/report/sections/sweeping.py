@@ -8,7 +8,7 @@ from lipcompile.report.blocks import Block, Code, Figure, Notice, Prose, Section
 from lipcompile.report.charts import INKS, MARKS, Chart, Level, Series
 from lipcompile.report.evidence import Content, Evidence
 from lipcompile.report.sections.settings import layers_table, settings_table
-from lipcompile.report.wording import sentence, share
+from lipcompile.report.wording import c_r, sentence, share
 
 _APART = 2**0.07  # series stand beside each other, so that their intervals can be told apart
 
@@ -18,17 +18,19 @@ def accuracy_over_cr(evidence: Evidence) -> Section | None:
     sweep = evidence.sweep
     if sweep is None:
         return None
-    blocks: list[Block] = [Prose(_budget(sweep))]
+    blocks: list[Block] = [Prose(_budget(evidence, sweep))]
     if sweep["why"] and evidence.audit and not evidence.audit_of_sweep:
         # Otherwise it stands with the verdict, which is the sweep's.
         blocks.append(Prose(sentence(sweep["why"])))
     if sweep["chosen"] is None:
-        blocks.append(Notice("No setting was chosen."))
+        blocks.append(Notice("No setting was chosen.", "neutral"))
+    if evidence.beyond_budget:
+        blocks.append(Notice(evidence.beyond_budget))
     if _with_cr(sweep, _measure_of(sweep)):
         blocks.append(_accuracy_figure(evidence, sweep))
     if _with_cr(sweep, "worst_case"):
-        blocks.append(_worst_case_figure(sweep))
-    blocks.append(settings_table(sweep))
+        blocks.append(_worst_case_figure(evidence, sweep))
+    blocks.append(settings_table(sweep, evidence.things))
     if evidence.chosen and evidence.chosen["c_r_by_layer"]:
         blocks.append(layers_table(evidence.chosen))
     if sweep["command"]:
@@ -36,7 +38,7 @@ def accuracy_over_cr(evidence: Evidence) -> Section | None:
     return Section("sweep", "Accuracy against c_r", tuple(blocks))
 
 
-def _budget(sweep: Content) -> str:
+def _budget(evidence: Evidence, sweep: Content) -> str:
     budget, data = sweep["budget"], sweep["data"]
     limits = []
     if budget["max_accuracy_drop"] is not None:
@@ -52,7 +54,7 @@ def _budget(sweep: Content) -> str:
         others = "there was none to be measured again on the others"
     return (
         f"Budget: {', '.join(limits) or 'none'}. Settings were measured and chosen on "
-        f"{data['choosing']} images; {others}."
+        f"{data['choosing']} {evidence.things}; {others}."
     )
 
 
@@ -66,7 +68,7 @@ def _with_cr(sweep: Content, key: str) -> dict[str, list[Content]]:
     """Settings with one c_r and this number, by their form, variant and ensemble."""
     lines: dict[str, list[Content]] = {}
     for setting in sweep["settings"]:
-        if _has_place(setting) and setting[key] and not setting["problem"]:
+        if _on_axis(setting) and setting[key]:
             lines.setdefault(_line(setting), []).append(setting)
     for found in lines.values():
         found.sort(key=lambda setting: float(setting["c_r"]))
@@ -76,6 +78,15 @@ def _with_cr(sweep: Content, key: str) -> dict[str, list[Content]]:
 def _has_place(setting: Content) -> bool:
     """Whether it has one c_r for all layers, and so a place on the axis."""
     return bool(setting["c_r"]) and not setting["c_r_by_layer"]
+
+
+def _ratios(sweep: Content) -> tuple[tuple[float, str], ...]:
+    found = sorted({float(one["c_r"]) for one in sweep["settings"] if _on_axis(one)})
+    return tuple((place, c_r(place)) for place in found)
+
+
+def _on_axis(setting: Content) -> bool:
+    return _has_place(setting) and not setting["problem"]
 
 
 def _line(setting: Content) -> str:
@@ -91,10 +102,10 @@ def _accuracy_figure(evidence: Evidence, sweep: Content) -> Figure:
     title = "clean accuracy" if what == "accuracy" else "agreement with the original"
     return Figure(
         f"{title} of every setting against c_r, with intervals",
-        f"{title.capitalize()} on the {sweep['data']['choosing']} images that choose, with "
-        "exact 95 % intervals; the line is the original, with its interval as a band. The "
-        "chosen setting on the held-out images is a mark (or a line, where it has no single "
-        "c_r) of its own.",
+        f"{title.capitalize()} on the {sweep['data']['choosing']} {evidence.things} that "
+        "choose, with exact 95 % intervals; the line is the original, with its interval as a "
+        f"band. The chosen setting on the held-out {evidence.things} is a mark (or a line, "
+        "where it has no single c_r) of its own.",
         lambda: _accuracy_chart(evidence, sweep, what, title),
     )
 
@@ -122,6 +133,7 @@ def _accuracy_chart(evidence: Evidence, sweep: Content, what: str, title: str) -
         tuple(levels),
         x_scale="powers",
         mark_x=(at, "chosen") if at is not None else None,
+        ticks=_ratios(sweep),
     )
 
 
@@ -141,11 +153,11 @@ def _series(name: str, found: list[Content], key: str, index: int) -> Series:
     )
 
 
-def _worst_case_figure(sweep: Content) -> Figure:
+def _worst_case_figure(evidence: Evidence, sweep: Content) -> Figure:
     attack = sweep["attack"] or {}
     return Figure(
         "change of the worst-case accuracy of every setting against c_r, with intervals",
-        f"Worst-case accuracy, hardened - original, on {attack.get('images', 'the')} images "
+        f"Worst-case accuracy, hardened - original, on {evidence.attacked} images "
         f"under the {attack.get('preset', 'audit')} attacks, with 95 % intervals. Above 0 the "
         "setting is harder to fool; an interval that holds 0 shows nothing.",
         lambda: _worst_case_chart(sweep),
@@ -174,4 +186,5 @@ def _worst_case_chart(sweep: Content) -> Chart:
         (Level("no difference", 0.0),),
         x_scale="powers",
         y_scale="points",
+        ticks=_ratios(sweep),
     )
