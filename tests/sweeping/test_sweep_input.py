@@ -110,10 +110,9 @@ def test_labels_that_make_no_sense_are_told(proto: onnx.ModelProto) -> None:
 
 def test_external_weights_are_no_output(tmp_path: Path) -> None:
     model = classifier(seed=2)
-    path = tmp_path / "m.onnx"
+    data, path = labelled(model, 20), tmp_path / "m.onnx"
     onnx.save(model, path, save_as_external_data=True, location="m.data", size_threshold=0)
     before = (tmp_path / "m.data").read_bytes()
-    data = labelled(model, 20)
     with pytest.raises(OutputError, match=r"m\.data"):
         sweep(path, pixels(20), data, save_table=tmp_path / "m.data", force=True, cr="2^-6")
     assert (tmp_path / "m.data").read_bytes() == before
