@@ -12,8 +12,6 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from lipcompile.cli import main
-
 TEXT = """
 <ir_version: 8, opset_import: ["" : 17]>
 net (float[N, 6] x) => (float[N, 4] y)
@@ -43,16 +41,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         np.save(tmp_path / f"{name}.npy", part)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: str) -> tuple[int, str, str]:
-        code = main.run(arguments)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def test_counts_are_taken_in_one_command(folder: Path, run: Run) -> None:

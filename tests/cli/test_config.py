@@ -13,7 +13,6 @@ from typing import Any
 import click
 import pytest
 
-from lipcompile.cli import main
 from lipcompile.cli.config import key_of
 from lipcompile.cli.main import COMMANDS
 
@@ -35,16 +34,6 @@ def seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Params]:
         monkeypatch.setattr(original(name), "callback", lambda **params: calls.append(params))
     monkeypatch.chdir(tmp_path)
     return calls
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: str) -> tuple[int, str, str]:
-        code = main.run(arguments)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def write(text: str, name: str = "lipcompile.toml") -> None:

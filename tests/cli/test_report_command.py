@@ -11,21 +11,10 @@ from types import ModuleType
 
 import pytest
 
-from lipcompile.cli import main
 from lipcompile.report import read_report
 from tests.report import documents as made
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: str) -> tuple[int, str, str]:
-        code = main.run(arguments)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture

@@ -12,20 +12,9 @@ import onnx
 import pytest
 from PIL import Image
 
-from lipcompile.cli import main
 from tests.hardened import GRAPHS, Graph, harden, write
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: str) -> tuple[int, str, str]:
-        code = main.run(arguments)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture
