@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lipcompile import atomic
+from lipcompile.attack_paths import PATHS
 from lipcompile.auditing.budget import Budget
 from lipcompile.auditing.masking import Check
 from lipcompile.auditing.masking.behaviour import CurvePoint
@@ -23,15 +24,6 @@ from lipcompile.text import percent, table
 
 Verdict = Literal["improved", "no measurable change", "worse", "masked"]
 SIGNIFICANT = 0.05
-# In which paths are shown.
-_ORDER = (
-    "white-box",
-    "bpda-identity",
-    "bpda-smooth",
-    "transfer",
-    "transfer-start",
-    "black-box",
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -204,7 +196,7 @@ class AuditResult:
         models = (self.original, self.hardened)
         yield ("none", "clean accuracy", *(percent(m.clean.mean()) for m in models))
         lines = dict.fromkeys(_line(strike) for strike in self.strikes)
-        for path, attack in sorted(lines, key=lambda line: _ORDER.index(line[0])):
+        for path, attack in sorted(lines, key=lambda line: PATHS.index(line[0])):
             cells = [self._cell(role, path, attack) for role in ("original", "hardened")]
             yield (path, attack, *cells)
         yield ("all", "worst case", *(percent(m.robust.mean()) for m in models))

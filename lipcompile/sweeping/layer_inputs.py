@@ -25,16 +25,15 @@ def as_matrices(layer: LinearLayer, weight: np.ndarray) -> np.ndarray | None:
         layer: The layer.
         weight: Its weight as the operator reads it.
     """
-    columns = columns_of(layer, weight.shape)
-    groups = columns.groups
+    groups = _groups(layer)
     if layer.node.op_type == "Conv":  # Case 1
         return weight.reshape(groups, weight.shape[0] // groups, -1)
     if layer.node.op_type == "ConvTranspose":  # Case 2
-        groups = integer(layer.node, "group", 1)
         inputs = weight.shape[0] // groups
         return weight.reshape(groups, inputs, -1).transpose(0, 2, 1)
     if weight.ndim > 2:
         return None
+    columns = columns_of(layer, weight.shape)
     moved = np.moveaxis(weight, columns.weight_axis, -1)
     return moved.reshape(1, -1, columns.count)
 
@@ -55,26 +54,26 @@ def draw_inputs(
         count: How many to draw.
         rng: Where from.
     """
-    columns = columns_of(layer, weight_shape)
     if layer.node.op_type == "Conv":
         return _patches(layer, weight_shape, data, count, rng)
+    columns = columns_of(layer, weight_shape)
     axis = columns.data_axis if columns.data_axis >= 0 else data.ndim + columns.data_axis
     vectors = np.moveaxis(data, max(axis, 0), -1).reshape(-1, data.shape[max(axis, 0)])
     rows = rng.choice(len(vectors), min(count, len(vectors)), replace=False)
-    groups = integer(layer.node, "group", 1) if layer.node.op_type == "ConvTranspose" else 1
-    return vectors[rows].T.reshape(groups, -1, len(rows))
+    return vectors[rows].T.reshape(_groups(layer), -1, len(rows))
 
 
 def spread_features(
     layer: LinearLayer, weight_shape: Sequence[int], features: np.ndarray
 ) -> np.ndarray:
     """One value per input feature, as `draw_inputs` lays vectors out: [G, I, 1]."""
-    columns = columns_of(layer, weight_shape)
     taps = int(np.prod(weight_shape[2:])) if layer.node.op_type == "Conv" else 1
-    groups = columns.groups
-    if layer.node.op_type == "ConvTranspose":
-        groups = integer(layer.node, "group", 1)
-    return np.repeat(features.reshape(groups, -1), taps, axis=1)[..., None]
+    return np.repeat(features.reshape(_groups(layer), -1), taps, axis=1)[..., None]
+
+
+def _groups(layer: LinearLayer) -> int:
+    """Of a convolution of either kind; 1 elsewhere."""
+    return integer(layer.node, "group", 1) if "Conv" in layer.node.op_type else 1
 
 
 def _patches(
@@ -106,8 +105,7 @@ def _patches(
         for axis in range(axes)
     ]
     found = padded[(image[:, None], slice(None), *index)]  # [N, taps, C]
-    groups = integer(layer.node, "group", 1)
-    return found.transpose(2, 1, 0).reshape(groups, -1, len(drawn))
+    return found.transpose(2, 1, 0).reshape(_groups(layer), -1, len(drawn))
 
 
 def _padding(

@@ -21,7 +21,6 @@ from onnx import numpy_helper
 from PIL import Image
 
 import lipcompile
-from lipcompile.cli import main
 from lipcompile.errors import LipCompileError
 
 TEXT = """
@@ -59,16 +58,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         Image.fromarray(pixels).save(tmp_path / "calib" / f"{index:02}.png")
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    def call(*arguments: str) -> tuple[int, str, str]:
-        code = main.run(arguments)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 Run = Callable[..., tuple[int, str, str]]

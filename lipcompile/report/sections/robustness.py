@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
+from lipcompile.attack_paths import PATHS
 from lipcompile.report.blocks import Block, Cell, Figure, Notice, Row, Section, Table, Tone
 from lipcompile.report.charts import Bars, Chart, Series
 from lipcompile.report.evidence import Content, Evidence
@@ -12,14 +13,6 @@ from lipcompile.report.wording import MISSING, between, radius, share
 
 Role = Literal["original", "hardened"]
 _ROLES: tuple[Role, Role] = ("original", "hardened")
-_ORDER = (
-    "white-box",
-    "bpda-identity",
-    "bpda-smooth",
-    "transfer",
-    "transfer-start",
-    "black-box",
-)
 
 
 def robustness(evidence: Evidence) -> Section:
@@ -102,7 +95,7 @@ def _curve(audit: Content) -> Chart:
 def _lines(audit: Content) -> list[tuple[str, str, str]]:
     """Path, attack and, for replays, what found them; in the order of the audit."""
     keys = dict.fromkeys(_key(path) for path in audit["paths"])
-    known = {name: i for i, name in enumerate(_ORDER)}
+    known = {name: i for i, name in enumerate(PATHS)}
     return sorted(keys, key=lambda key: known.get(key[0], len(known)))
 
 
