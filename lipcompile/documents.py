@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from lipcompile.bounded_files import read_bounded
 from lipcompile.errors import DataError
 from lipcompile.version import __version__
 
@@ -19,6 +20,7 @@ Kind = Literal["harden", "audit", "sweep", "verify"]
 _LAYOUT = 1  # raised when a key changes its meaning or goes
 REPORT = f"lipcompile.report/{_LAYOUT}"  # what `lipcompile report` makes of documents
 _MAX_BYTES = 256 << 20
+_MOST_LEVELS = 64
 
 
 def header(kind: Kind) -> dict[str, Any]:
@@ -80,7 +82,8 @@ def read_document(path: Path) -> Document:
                 f"'{path}' has {path.stat().st_size:,} bytes, which no result of LipCompile "
                 "has: name the JSON that a command wrote"
             )
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_bounded(path, _MAX_BYTES))
+        _check_depth(content)
     except OSError as error:
         raise DataError(
             f"'{path}' cannot be read ({error.strerror}): check the path"
@@ -91,6 +94,17 @@ def read_document(path: Path) -> Document:
             "(audit, sweep, verify) wrote"
         ) from error
     return Document(_kind(path, content), path.name, content)
+
+
+def _check_depth(content: object) -> None:
+    """Raises ValueError where the content is nested more deeply than any result."""
+    level = [content] if isinstance(content, dict | list) else []
+    for _ in range(_MOST_LEVELS):
+        if not level:
+            return
+        inner = [one.values() if isinstance(one, dict) else one for one in level]
+        level = [x for one in inner for x in one if isinstance(x, dict | list)]
+    raise ValueError(f"it is nested in more than {_MOST_LEVELS} levels, as no result is")
 
 
 def _kind(path: Path, content: object) -> Kind:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lipcompile.bounded_files import read_bounded
 from lipcompile.errors import OptionError, SelectionError
 from lipcompile.sites import Selection, nearest_names
 from lipcompile.thresholds import parse_cr
@@ -90,7 +91,7 @@ def read_cr_file(path: Path) -> dict[str, float]:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise OptionError(f"'{path}' is too large for a file of c_r: check the path")
-        text = path.read_text("utf-8-sig")
+        text = read_bounded(path, _MAX_BYTES).decode("utf-8-sig")
         content = _json(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
     except OSError as error:
         raise OptionError(

@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence, Sized
 
+from lipcompile.unprintable import one_line
+
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Left-aligned columns as wide as their widest cell; the last one is not padded."""
-    cells = [header, *rows]
+    """Left-aligned columns as wide as their widest cell; the last one is not padded.
+
+    A line break in a cell is a space.
+    """
+    cells = [header, *([one_line(cell) for cell in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header) - 1)]
     return [
         "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]])

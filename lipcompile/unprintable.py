@@ -15,3 +15,8 @@ UNPRINTABLE = re.compile(
 def shown(text: str) -> str:
     """The text with U+FFFD in their place."""
     return UNPRINTABLE.sub("\ufffd", text)
+
+
+def one_line(text: str) -> str:
+    """The text as one line: a name must not write lines of its own into a log."""
+    return " ".join(shown(text).splitlines())

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lipcompile.atomic import write_bytes
+from lipcompile.bounded_files import read_bounded
 from lipcompile.calibration.counts import SiteCounts, counted_for, parse_counts, relative
 from lipcompile.calibration.json_values import decoded, encoded, of_type
 from lipcompile.calibration.preprocess.transform import Preprocess
@@ -325,7 +326,7 @@ def load_table(path: str | os.PathLike[str]) -> CalibrationTable:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise TableError(f"'{path}' is too large for a calibration table: check the path")
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_bounded(path, _MAX_BYTES))
     except OSError as error:
         raise TableError(
             f"calibration table '{path}' cannot be read ({error.strerror}): check the path"

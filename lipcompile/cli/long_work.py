@@ -12,6 +12,7 @@ import click
 from lipcompile import model_io
 from lipcompile.cli.show import unheard
 from lipcompile.errors import OptionError
+from lipcompile.unprintable import one_line
 
 
 class Notes:
@@ -23,7 +24,7 @@ class Notes:
     def __call__(self, text: str) -> None:
         minutes, seconds = divmod(int(time.monotonic() - self._start), 60)
         with unheard():
-            click.echo(f"{minutes:3d}:{seconds:02d}  {text}", err=True)
+            click.echo(f"{minutes:3d}:{seconds:02d}  {one_line(text)}", err=True)
 
 
 def journal_beside(model: str, command: str, settings: list[Any]) -> Path:

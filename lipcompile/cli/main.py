@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import logging
 import os
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import click
 
 from lipcompile.errors import LipCompileError
+from lipcompile.unprintable import one_line, shown
 from lipcompile.version import __version__
 
 # Name -> one line; each command lives in lipcompile.cli.<name>_command as `command`, and is
@@ -86,8 +88,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
         _tell(f"error: {error}")
         return error.exit_code
     except click.ClickException as error:
+        told = io.StringIO()
+        error.show(told)
         with contextlib.suppress(BrokenPipeError):
-            error.show()
+            click.echo(shown(told.getvalue()), err=True, nl=False)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         _tell("interrupted")
@@ -108,6 +112,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _tell(message: str) -> None:
-    """Prints to standard error, if anyone still reads it: the exit code is told anyway."""
+    """Prints to standard error, if anyone still reads it: the exit code is told anyway.
+
+    Messages hold names from files, which may be control sequences of a terminal.
+    """
     with contextlib.suppress(BrokenPipeError):
-        click.echo(message, err=True)
+        click.echo(one_line(message), err=True)

@@ -16,6 +16,7 @@ import click
 from lipcompile.calibration.scan import Progress
 from lipcompile.errors import SaveError
 from lipcompile.findings import Judged, document_text, reason
+from lipcompile.unprintable import shown
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -63,9 +64,10 @@ def _written(paths: Sequence[Path]) -> list[str]:
 
 
 def _print(text: str) -> None:
+    """Names in a result come from files; what steers a terminal is replaced."""
     try:
         with unheard():
-            click.echo(text)
+            click.echo(shown(text).replace("\r", "\ufffd"))
     except OSError as error:
         raise SaveError(
             f"the work is done, but its result could not be printed ({error.strerror}): see "

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lipcompile.bounded_files import read_bounded
 from lipcompile.errors import DataError
 
 Classes = str | os.PathLike[str] | Sequence[object] | Mapping[str, object]
@@ -96,7 +97,7 @@ def read_classes(classes: Classes) -> ClassNames:
 
 def _load(path: Path) -> object:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_bounded(path).decode("utf-8-sig")
         if path.suffix.lower() == ".json":
             return json.loads(text)
     except OSError as err:

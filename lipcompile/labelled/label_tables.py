@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from lipcompile.bounded_files import read_bounded
 from lipcompile.calibration.sources.paths import IMAGE_SUFFIXES
 from lipcompile.errors import DataError
 from lipcompile.labelled.class_names import ClassNames, parse_label
@@ -82,9 +84,9 @@ def _csv_rows(path: Path) -> list[tuple[str, object]]:
 def _read_csv(path: Path) -> list[tuple[int, list[str]]]:
     """(line, cells) of each row that is not blank."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            return [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
+        text = read_bounded(path).decode("utf-8-sig")
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        return [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
     except OSError as err:
         raise DataError(
             f"labels '{path}' cannot be read ({err.strerror}): check the path"
@@ -97,7 +99,7 @@ def _read_csv(path: Path) -> list[tuple[int, list[str]]]:
 
 def _json_rows(path: Path) -> list[tuple[str, object]]:
     try:
-        table = json.loads(path.read_text(encoding="utf-8-sig"))
+        table = json.loads(read_bounded(path).decode("utf-8-sig"))
     except OSError as err:
         raise DataError(
             f"labels '{path}' cannot be read ({err.strerror}): check the path"

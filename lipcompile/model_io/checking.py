@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import onnx
 
 from lipcompile.errors import ModelError
+from lipcompile.model_io.ordering import bodies, check_acyclic, check_functions
 from lipcompile.model_io.rendering import PROTOBUF_LIMIT
+from lipcompile.ops import STANDARD_DOMAINS
 
 _MIN_OPSET = 7  # the first with NumPy broadcasting, which every encoding uses
 # Protobuf reads 100 nested messages: 7 for a dimension of an output, 3 per subgraph.
@@ -51,6 +54,7 @@ def check_graphs(proto: onnx.ModelProto, name: str) -> None:
     """Refuses what onnx-ir cannot hold; without recursion, since nesting is one such thing."""
     level = [(proto.graph, proto.graph.node)]
     level += [(onnx.GraphProto(), function.node) for function in proto.functions]
+    whole = level
     for _ in range(_MAX_NESTING + 1):
         if any(
             isinstance(text, bytes) for graph, nodes in level for text in _names(graph, nodes)
@@ -61,6 +65,7 @@ def check_graphs(proto: onnx.ModelProto, name: str) -> None:
             )
         for graph, nodes in level:
             _check_distinct(graph, nodes, name)
+            _check_nodes(nodes, name)
         attributes = [a for _, nodes in level for node in nodes for a in node.attribute]
         if any(graph.sparse_initializer for graph, _ in level) or any(
             a.HasField("sparse_tensor") or a.sparse_tensors for a in attributes
@@ -69,16 +74,60 @@ def check_graphs(proto: onnx.ModelProto, name: str) -> None:
                 f"'{name}' keeps weights as sparse tensors, which are not supported: export "
                 "it with dense weights"
             )
-        bodies = [
-            g for a in attributes for g in (*([a.g] if a.HasField("g") else []), *a.graphs)
-        ]
-        level = [(body, body.node) for body in bodies]
+        inner = [body for _, nodes in level for node in nodes for body in bodies(node)]
+        level = [(body, body.node) for body in inner]
+        whole += level
         if not level:
-            return
-    raise ModelError(
+            break
+    else:
+        raise _too_deep(name)
+    for _, nodes in whole:
+        check_acyclic(nodes, name)
+    check_functions(proto, name)
+
+
+def _too_deep(name: str) -> ModelError:
+    return ModelError(
         f"'{name}' nests its subgraphs too deeply to be read (protobuf stops at "
         f"{_MAX_NESTING} levels): export it with fewer nested If, Loop and Scan"
     )
+
+
+def _check_nodes(nodes: Iterable[onnx.NodeProto], name: str) -> None:
+    """What every operator has, so that passes need not look for it at each step."""
+    for node in nodes:
+        inputs, outputs = _least_arity(node.domain, node.op_type)
+        if len(node.input) < inputs or len(node.output) < outputs:
+            raise ModelError(
+                f"node '{node.name or node.op_type}' of '{name}' has {len(node.input)} inputs "
+                f"and {len(node.output)} outputs, and {node.op_type} has at least {inputs} "
+                f"and {outputs}: the model is damaged, export it again"
+            )
+        for attribute in node.attribute:
+            if not _is_whole(attribute):
+                raise ModelError(
+                    f"attribute '{attribute.name!s:.40}' of node "
+                    f"'{node.name or node.op_type}' in '{name}' has no type, no UTF-8 name, "
+                    "or no graph where one belongs: the model is damaged, export it again"
+                )
+
+
+@functools.cache
+def _least_arity(domain: str, op_type: str) -> tuple[int, int]:
+    """Inputs and outputs that an operator has in every version of ONNX."""
+    if domain not in STANDARD_DOMAINS or not onnx.defs.has(op_type):
+        return 0, 1
+    schema = onnx.defs.get_schema(op_type)
+    return min(schema.min_input, 1), max(schema.min_output, 1)
+
+
+def _is_whole(attribute: onnx.AttributeProto) -> bool:
+    kinds = onnx.AttributeProto
+    if attribute.type == kinds.GRAPH and not attribute.HasField("g"):
+        return False
+    if attribute.type == kinds.GRAPHS and attribute.ref_attr_name:
+        return False
+    return attribute.type != kinds.UNDEFINED and isinstance(attribute.name, str)
 
 
 def _check_distinct(

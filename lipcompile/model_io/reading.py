@@ -220,9 +220,10 @@ def edit(
 def _digest(model: ir.Model, external: tuple[ExternalRange, ...], name: str) -> str:
     try:
         return model_digest(model, external)
-    except (OSError, TypeError, ValueError) as error:
+    except (AssertionError, OSError, TypeError, ValueError) as error:
+        reason = str(error) or "its numbers are not of its type"  # onnx-ir's own assertions
         raise ModelError(
-            f"'{name}' has a weight that cannot be read ({error}): export or copy it again"
+            f"'{name}' has a weight that cannot be read ({reason}): export or copy it again"
         ) from error
 
 

@@ -84,14 +84,13 @@ def render(
 def _render_node(base: onnx.ModelProto, node: ir.Node) -> onnx.NodeProto:
     index, fingerprint, _ = node.meta.get("lipcompile.origin", (None, None, None))
     if index is None:
-        fresh: onnx.NodeProto = ir.to_proto(node)
-        return fresh
+        return _written(node)
     original: onnx.NodeProto = base.graph.node[index]
     now = _fingerprint(node)
     if fingerprint == now:
         return original
     # Only the fields that a pass changed: whether an empty name was written is kept as well.
-    edited, fresh = onnx.NodeProto(), ir.to_proto(node)
+    edited, fresh = onnx.NodeProto(), _written(node)
     edited.CopyFrom(original)
     edited.op_type = fresh.op_type
     for field, before, after in zip(_FINGERPRINT, fingerprint, now, strict=True):
@@ -99,6 +98,17 @@ def _render_node(base: onnx.ModelProto, node: ir.Node) -> onnx.NodeProto:
             edited.ClearField(field)
             getattr(edited, field).extend(getattr(fresh, field))
     return edited
+
+
+def _written(node: ir.Node) -> onnx.NodeProto:
+    try:
+        proto: onnx.NodeProto = ir.to_proto(node)
+    except Exception as error:  # text that is not UTF-8, attributes of no type, ...
+        raise ModelError(
+            f"node '{node.name or node.op_type}' must be edited, and holds what cannot be "
+            "written again: the model is damaged, export it again"
+        ) from error
+    return proto
 
 
 def _render_initializers(proto: onnx.GraphProto, graph: ir.Graph) -> None:

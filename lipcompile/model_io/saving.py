@@ -173,8 +173,13 @@ def _stale_data(output: Path) -> set[Path]:
 def _is_named_elsewhere(data: Path, output: Path) -> bool:
     """Whether another model in the folder may keep its weights in `data` (a copy of ours)."""
     for path in data.parent.glob("*.onnx"):
-        if path.name != output.name and (
-            path.stat().st_size > _SEARCHED_BYTES or data.name.encode() in path.read_bytes()
+        if (
+            path.name != output.name
+            and path.is_file()
+            and (
+                path.stat().st_size > _SEARCHED_BYTES
+                or data.name.encode() in path.read_bytes()
+            )
         ):
             return True
     return False

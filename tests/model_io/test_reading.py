@@ -409,7 +409,6 @@ def test_functions_without_linear_layers_are_kept():
         pytest.param(
             '["": 17]>\n    inner', '["": 13]>\n    inner', "version 13 in", id="opset"
         ),
-        pytest.param("c = Relu (t)", "c = local.outer (t, b)", "Cyclic", id="cycle"),
         pytest.param("outer (t, w)", "outer (t, w, w)", "3 inputs", id="arity"),
     ],
 )

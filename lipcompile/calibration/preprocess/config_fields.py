@@ -14,18 +14,21 @@ Fields = Mapping[str, Any]
 BY_HAND: Final = (
     "leave --preprocess out and give --input-size, --mean and --std, or give .npz data"
 )
+_MOST_PIXELS = 1 << 31
+LEAST_SHARE: Final = 1e-9  # of an image: below it a size over it could be infinite
 
 
 def wrong_field(key: str, expected: str, got: object) -> DataError:
     """The error for a field that holds something else than expected."""
     return DataError(
-        f"preprocessing config has '{key}': {got!r}, expected {expected}: correct the file"
+        f"preprocessing config has '{key}': {got!r:.200}, expected {expected}: correct the"
+        " file"
     )
 
 
 def is_length(value: object) -> TypeGuard[int]:
-    """Whether `value` is an int above 0."""
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    """Whether `value` is an int above 0 that an image can have."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MOST_PIXELS
 
 
 def _is_number(value: object) -> TypeGuard[float]:
@@ -59,7 +62,7 @@ def read_fraction(config: Fields, key: str, default: float | None) -> float | No
     value = config.get(key)
     if value is None:
         return default
-    if not (_is_number(value) and 0 < value <= 1):
+    if not (_is_number(value) and LEAST_SHARE <= value <= 1):
         raise wrong_field(key, "a number above 0, at most 1", value)
     return float(value)
 

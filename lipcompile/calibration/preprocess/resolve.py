@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from lipcompile.calibration.preprocess.config import Config, read_recipe
+from lipcompile.calibration.preprocess.config_fields import LEAST_SHARE, is_length
 from lipcompile.calibration.preprocess.pixels import Pair
 from lipcompile.calibration.preprocess.recipe import Recipe
 from lipcompile.calibration.preprocess.transform import DTYPES, Preprocess
@@ -136,7 +137,7 @@ def _geometry(
     mode = _first(crop_mode, recipe.crop_mode, "center")
     if mode not in ("center", "squash"):
         raise OptionError(f"crop mode '{mode}' is not known: take one of center, squash")
-    if not 0 < pct <= 1:
+    if not LEAST_SHARE <= pct <= 1:
         raise OptionError(f"crop_pct is {pct:g}: take a share above 0, at most 1")
     if size is None:
         if flagged:
@@ -145,7 +146,7 @@ def _geometry(
                 " dynamic: pass --input-size too"
             )
         return None, None, False
-    if len(size) != 2 or min(size) < 1:
+    if len(size) != 2 or not all(map(is_length, size)):
         raise OptionError(
             f"input size is {input_size}: take pixels above 0, or (height, width)"
         )

@@ -27,6 +27,7 @@ _LEGAL: Final = {
     "dtype": DTYPES,
 }
 _MAX_SIDE = 65_536
+_MOST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,11 @@ class Preprocess:
                 raise OptionError(f"{key} is {size}: take whole pixels from 1 to {_MAX_SIDE}")
             if isinstance(size, tuple) and len(size) != 2:
                 raise OptionError(f"{key} is {size}: take (height, width)")
+            most = Image.MAX_IMAGE_PIXELS or math.inf
+            if len(sides) == 2 and sides[0] * sides[1] > most:
+                raise OptionError(
+                    f"{key} is {size}, above Pillow's limit of {most} pixels: take less"
+                )
         if self.cover and not isinstance(self.resize, tuple):
             raise OptionError(f"cover needs resize as (height, width), got {self.resize}")
 
@@ -90,9 +96,13 @@ class Preprocess:
                     f"{key} has {len(values)} values, but color '{self.color}' has {channels}"
                     f" channels: give 1 or {channels} values"
                 )
-        if not all(map(math.isfinite, (self.rescale, *self.mean, *self.std))):
-            raise OptionError("rescale, mean and std must be finite: NaN or Inf was given")
-        if self.rescale <= 0 or min(self.std) <= 0:
+        numbers = (self.rescale, *self.mean, *self.std)
+        if not all(abs(x) <= _MOST for x in numbers):  # NaN as well
+            raise OptionError(
+                "rescale, mean and std must be finite: NaN or Inf was given, or what is Inf in"
+                " float32"
+            )
+        if self.rescale <= 0 or float(np.float32(min(self.std))) <= 0:
             raise OptionError(
                 f"rescale is {self.rescale} and std is {list(self.std)}: both must be above 0"
             )
@@ -113,13 +123,13 @@ class Preprocess:
         pixels = self.pixels(image)
         if self.color == "BGR":
             pixels = pixels[:, :, ::-1]
-        scaled = pixels.astype(np.float32) * np.float32(self.rescale)
-        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
-        normal = (scaled - mean) / std
-        if self.layout == "NCHW":
-            normal = normal.transpose(2, 0, 1)
-        # What float16 cannot hold becomes Inf, which the source reports with the file's name.
-        with np.errstate(over="ignore"):
+        # What the type cannot hold becomes Inf, which the source reports with the file's name.
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaled = pixels.astype(np.float32) * np.float32(self.rescale)
+            mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+            normal = (scaled - mean) / std
+            if self.layout == "NCHW":
+                normal = normal.transpose(2, 0, 1)
             return np.ascontiguousarray(normal, dtype=self.dtype)
 
     def pixels(self, image: Image.Image) -> np.ndarray:

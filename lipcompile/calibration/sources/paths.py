@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
+from lipcompile.bounded_files import read_bounded
 from lipcompile.calibration.preprocess.transform import Preprocess
 from lipcompile.calibration.sources.array_files import ARRAY_SUFFIXES, read_arrays
 from lipcompile.calibration.sources.image_files import image_sample
@@ -136,7 +137,7 @@ def read_list(path: Path) -> list[str]:
         DataError: The file cannot be read, is not UTF-8 text, or names no image.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_bounded(path).decode("utf-8-sig").splitlines()
     except OSError as err:
         raise DataError(
             f"list file '{path}' cannot be read ({err.strerror}): check its permissions"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ from lipcompile.errors import DataError, OptionError
 from lipcompile.signature import TensorSpec
 
 RANDOM_PREFIX = "random:"
+_MOST_ELEMENTS = 1 << 28  # 2 GiB while they are drawn
 
 
 def open_random(text: str, inputs: Sequence[TensorSpec], pick: Pick, seed: int) -> Source:
@@ -36,6 +38,11 @@ def open_random(text: str, inputs: Sequence[TensorSpec], pick: Pick, seed: int) 
                 f"input '{spec}' has no known rank, so no random data can be drawn for it:"
                 " give .npz data"
             )
+        if (elements := math.prod(_shape(spec))) > _MOST_ELEMENTS:
+            raise DataError(
+                f"input '{spec}' takes {elements:,} numbers per sample, and at most"
+                f" {_MOST_ELEMENTS:,} are drawn: give .npz data, or check the model"
+            )
     whole = not any(spec.shape for spec in inputs)
 
     def load(name: str, i: int) -> Sample:
@@ -48,7 +55,12 @@ def open_random(text: str, inputs: Sequence[TensorSpec], pick: Pick, seed: int) 
 
 def _draw(rng: np.random.Generator, spec: TensorSpec) -> np.ndarray:
     dtype = target_dtype(spec)
-    shape = tuple(1 if isinstance(side, str) else side for side in (spec.shape or ())[1:])
+    shape = _shape(spec)
     if dtype.kind in "iub":
         return np.asarray(rng.integers(0, 2, shape)).astype(dtype)
     return np.asarray(rng.standard_normal(shape)).astype(dtype)
+
+
+def _shape(spec: TensorSpec) -> tuple[int, ...]:
+    """Of a sample without its batch axis."""
+    return tuple(1 if isinstance(side, str) else side for side in (spec.shape or ())[1:])
