@@ -110,6 +110,54 @@ def test_a_loop_of_links_is_refused(tmp_path, external_cnn):
         model_io.load(path)
 
 
+@pytest.mark.parametrize(
+    "location",
+    ["net.bin/", "./net.bin/.", "sub", "C:\\x", "//net.bin", "a/../../x", "~/x", "*"],
+)
+def test_locations_that_are_no_file_in_the_folder(location, tmp_path, external_cnn):
+    path = external_cnn(tmp_path / "in", location=location)
+    (tmp_path / "in" / "sub").mkdir()
+    (tmp_path / "x").write_bytes(bytes(1000))
+    try:
+        loaded = model_io.load(path)
+    except ModelError as error:
+        assert "external data of tensor" in str(error)
+    else:  # pathlib drops a slash at the end
+        assert {item.path.resolve().parent for item in loaded.external} == {tmp_path / "in"}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.parametrize("target", ["pipe", "/dev/zero", "/proc/self/mem", "/proc/self/fd/0"])
+def test_what_is_no_regular_file_is_not_opened(target, tmp_path, external_cnn):
+    path = external_cnn(tmp_path, location="w")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "w").symlink_to(target)
+    with pytest.raises(ModelError, match="'w' (is missing|is a symbolic link that leaves)"):
+        model_io.load(path)
+    (tmp_path / "w").unlink()
+    (tmp_path / "pipe").rename(tmp_path / "w")
+    with pytest.raises(ModelError, match="'w' is missing"):
+        model_io.load(path)
+
+
+@pytest.mark.parametrize("what", [{"length": 2**62}, {"offset": 2**62}, {"offset": 2**63 - 1}])
+def test_lengths_that_no_disk_holds_are_not_believed(what, tmp_path, external_cnn):
+    with pytest.raises(ModelError, match="has 560 bytes, and the tensor needs"):
+        model_io.load(external_cnn(tmp_path, **what))
+
+
+def test_an_external_tensor_that_claims_to_be_giant(tmp_path, external_cnn):
+    path = external_cnn(tmp_path)
+    proto = onnx.load(path, load_external_data=False)
+    for tensor in proto.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            del tensor.dims[:]
+            tensor.dims.extend([2**30, 2**30])
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(ModelError, match="the tensor needs 4611686018427387904 from offset"):
+        model_io.load(path)
+
+
 def test_a_truncated_file_is_refused(tmp_path, external_cnn):
     path = external_cnn(tmp_path)
     os.truncate(tmp_path / "net.bin", 559)

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from lipcompile import atomic
-from lipcompile.errors import LipCompileError, OutputError
+from lipcompile.calibration.sources.array_files import read_arrays
+from lipcompile.errors import DataError, LipCompileError, OutputError
 
 _ENTRY = re.compile(r"[0-9a-f]{40}\.npy")
 
@@ -95,8 +96,9 @@ class Journal:
 def _read(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     """The entry, unless it is missing or damaged: then it is computed again."""
     try:
-        loaded: np.ndarray = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        loaded = read_arrays(path, path.name)
+    except DataError:
         return None
-    whole = loaded.shape == shape and loaded.dtype == np.float32
-    return loaded if whole else None
+    if isinstance(loaded, dict) or loaded.shape != shape or loaded.dtype != np.float32:
+        return None
+    return np.array(loaded)

@@ -71,7 +71,10 @@ def _ratio_faults(pair: Pair) -> Iterator[str]:
 
 
 def _patterns(metadata: Mapping[str, str]) -> dict[str, float]:
-    patterns = json.loads(metadata.get(f"{_C_R}_by_layer", "{}"))
+    try:
+        patterns = json.loads(metadata.get(f"{_C_R}_by_layer", "{}"))
+    except RecursionError as error:
+        raise ValueError("the patterns are nested") from error
     return {pattern: parse_cr(c_r) for pattern, c_r in patterns.items()}
 
 

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
 import os
+import pkgutil
 import random
 import resource
 import subprocess
@@ -87,19 +89,20 @@ def start(name: str, folder: Path) -> list[bytes]:
 
 def run_mutations(name: str, seconds: float, seed: int, folder: Path, found: Path) -> int:
     """Mutates what it has seen; returns the number of inputs."""
-    from tests.fuzzing.harnesses import HARNESSES
+    from tests.fuzzing.harnesses import mutated
 
     findings = Findings(name, found)
     check = checked(name, folder, findings)
     corpus, rng = start(name, folder), random.Random(seed)
+    sound = len(corpus)
     end, count = time.monotonic() + seconds, 0
     while time.monotonic() < end:
-        data = HARNESSES[name].mutate(rng.choice(corpus), rng)
+        data = mutated(name, rng.choice(corpus), rng)
         check(data)
         count += 1
         if rng.random() < 0.05 and len(data) < 20_000:  # mutations of mutations
-            corpus[rng.randrange(len(corpus))] = data
-            corpus = corpus + start(name, folder)[:1] if len(corpus) < 200 else corpus
+            kept = corpus[:sound] if len(corpus) > 200 else corpus
+            corpus = [*kept, data]
     return count
 
 
@@ -108,9 +111,13 @@ def run_atheris(name: str, seconds: float, seed: int, folder: Path, found: Path)
     import atheris
 
     with atheris.instrument_imports(include=["lipcompile", "onnx_ir"]):
-        from tests.fuzzing.harnesses import HARNESSES
-    # Commands load their modules when they are called, and these must be instrumented, too.
-    with atheris.instrument_imports(include=["lipcompile", "onnx_ir"]):
+        import lipcompile
+        from tests.fuzzing.harnesses import mutated
+
+        # Commands load theirs when they are called, and atheris tells of each.
+        for module in pkgutil.walk_packages(lipcompile.__path__, "lipcompile."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
         findings = Findings(name, found)
         check = checked(name, folder, findings)
         inputs = folder / "corpus"
@@ -118,13 +125,12 @@ def run_atheris(name: str, seconds: float, seed: int, folder: Path, found: Path)
         for index, data in enumerate(start(name, folder)):
             (inputs / str(index)).write_bytes(data)
             check(data)
-    mutate = HARNESSES[name].mutate
 
     def mutator(data: bytes, max_size: int, seed: int) -> bytes:
         rng = random.Random(seed)
         if rng.random() < 0.2:
             return bytes(atheris.Mutate(data, len(data) + 20))
-        return mutate(bytes(data), rng)[:max_size]
+        return mutated(name, bytes(data), rng)[:max_size]
 
     arguments = [sys.argv[0], str(inputs), f"-max_total_time={int(seconds)}", f"-seed={seed}"]
     arguments += ["-timeout=60", "-rss_limit_mb=4000", "-max_len=65536", "-verbosity=0"]

@@ -267,6 +267,9 @@ HARNESSES = {
 }
 
 
-def mutated(name: str, data: bytes, seed: int) -> bytes:
-    """A damaged copy of a file of this harness, the same for the same seed."""
-    return HARNESSES[name].mutate(data, random.Random(seed))
+def mutated(name: str, data: bytes, rng: random.Random) -> bytes:
+    """A damaged copy of a file; as bytes, where it is too damaged to be edited."""
+    try:
+        return HARNESSES[name].mutate(data, rng)
+    except Exception:
+        return mutating.damaged(data, rng)

@@ -241,7 +241,9 @@ def provenance(data: bytes, rng: random.Random) -> bytes:
     if rng.random() < 0.1:
         proto.metadata_props.remove(prop)
     else:
-        prop.value = document(prop.value.encode(), rng).decode(errors="replace")
+        # Protobuf gives bytes for what is not UTF-8.
+        value = prop.value if isinstance(prop.value, bytes) else prop.value.encode()
+        prop.value = document(value, rng).decode(errors="replace")
     return proto.SerializeToString()
 
 
@@ -300,7 +302,7 @@ def array(data: bytes, rng: random.Random) -> bytes:
     chosen = rng.choice(list(members))
     match rng.randrange(4):
         case 0:
-            members[rng.choice(["", "x", "../x.npy", "a" * 300, "\x1b[2J.npy"])] = members[
+            members[rng.choice(["/", "x", "../x.npy", "a" * 300, "\x1b[2J.npy"])] = members[
                 chosen
             ]
         case 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import resource
 import subprocess
@@ -93,7 +94,7 @@ def functions(depth: int, calls: int) -> onnx.ModelProto:
             names = ["a", *(f"t{j}" for j in range(calls - 1)), "c"]
             nodes = [
                 helper.make_node(f"f{i + 1}", [before, "w"], [after], domain="local")
-                for before, after in zip(names, names[1:], strict=False)
+                for before, after in itertools.pairwise(names)
             ]
         made.append(helper.make_function("local", f"f{i}", ["a", "w"], ["c"], nodes, _OPSETS))
     inner = helper.make_graph(

@@ -41,7 +41,7 @@ def read_arrays(path: Path, name: str) -> np.ndarray | dict[str, np.ndarray]:
         array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
         return array
     except Exception as err:  # damaged headers raise from zipfile, zlib, ast and tokenize
-        cause = getattr(err, "strerror", None) or err
+        cause = getattr(err, "strerror", None) or str(err)[:300] or type(err).__name__
         raise DataError(
             f"array file '{name}' cannot be read ({cause}): write plain numeric arrays with"
             " np.save or np.savez"
