@@ -57,6 +57,26 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         raise _explain(path, error) from error
 
 
+@contextlib.contextmanager
+def taking_turns(folder: Path) -> Iterator[None]:
+    """Lets one process at a time write files that belong together into a folder.
+
+    Where folders cannot be locked (Windows, some network filesystems), nothing waits: each
+    file is still whole.
+    """
+    descriptor = None
+    with contextlib.suppress(ImportError, OSError):
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
 def _keep_mode(path: Path, stream: BinaryIO) -> None:
     """Gives the new file the permissions of the one that it replaces."""
     if path.exists() and hasattr(os, "fchmod"):
@@ -171,7 +191,9 @@ def _temporary(path: Path) -> Iterator[Path]:
     try:
         yield path.with_name(name)
     finally:
-        path.with_name(name).unlink(missing_ok=True)
+        # Nothing may fail once the target stands; the next write sweeps what stays.
+        with contextlib.suppress(OSError):
+            path.with_name(name).unlink(missing_ok=True)
         _live.discard(name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import filecmp
 import hashlib
 import itertools
@@ -14,8 +15,8 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from lipcompile.atomic import copy_file, write_bytes
-from lipcompile.errors import ModelError, OutputError
+from lipcompile.atomic import copy_file, taking_turns, write_bytes
+from lipcompile.errors import ModelError, OutputError, SaveError
 from lipcompile.external_data import sampled_digest
 from lipcompile.model_io.reading import LoadedModel
 from lipcompile.model_io.rendering import relocate, serialize
@@ -103,10 +104,14 @@ def save(source: LoadedModel, proto: onnx.ModelProto, output: Path) -> tuple[Pat
         OutputError: `output` cannot be written, or is one of the model's own data files.
         SaveError: Writing failed; what stood at `output` still does.
     """
-    read = {item.path for item in source.external}
-    check_output(output, force=True, inputs=tuple(read))
+    check_output(output, force=True, inputs=tuple(item.path for item in source.external))
+    with taking_turns(output.parent):  # else one would take the other's data for stale
+        return _save(source, proto, output)
+
+
+def _save(source: LoadedModel, proto: onnx.ModelProto, output: Path) -> tuple[Path, ...]:
     stale = _stale_data(output)
-    targets = {loc: _free_name(source, loc, output) for loc in _locations(source)}
+    targets = _free_names(source, output)
     fresh = {target for target in targets.values() if not target.exists()}
     try:
         for location, target in targets.items():
@@ -115,13 +120,25 @@ def save(source: LoadedModel, proto: onnx.ModelProto, output: Path) -> tuple[Pat
         write_bytes(output, serialize(_relocated(proto, targets)))
     except BaseException:
         for path in fresh:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
         raise
-    needed = {path.resolve() for path in (*targets.values(), *read)}
-    for path in stale:
-        if path.resolve() not in needed and not _is_named_elsewhere(path, output):
-            path.unlink(missing_ok=True)
+    needed = {p.resolve() for p in (*targets.values(), *(i.path for i in source.external))}
+    with contextlib.suppress(OSError):  # the result stands; what is left over may stay
+        for path in stale:
+            if path.resolve() not in needed and not _is_named_elsewhere(path, output):
+                path.unlink(missing_ok=True)
     return (output, *targets.values())
+
+
+def _free_names(source: LoadedModel, output: Path) -> dict[str, Path]:
+    try:
+        return {loc: _free_name(source, loc, output) for loc in _locations(source)}
+    except OSError as error:
+        raise SaveError(
+            f"external data of '{source.name}' cannot be read ({error.strerror}), so "
+            f"'{output}' was not written: put it back, and run again"
+        ) from error
 
 
 def _relocated(proto: onnx.ModelProto, targets: Mapping[str, Path]) -> onnx.ModelProto:
@@ -172,14 +189,15 @@ def _stale_data(output: Path) -> set[Path]:
 
 def _is_named_elsewhere(data: Path, output: Path) -> bool:
     """Whether another model in the folder may keep its weights in `data` (a copy of ours)."""
-    for path in data.parent.glob("*.onnx"):
-        if (
-            path.name != output.name
-            and path.is_file()
-            and (
-                path.stat().st_size > _SEARCHED_BYTES
-                or data.name.encode() in path.read_bytes()
-            )
-        ):
-            return True
-    return False
+    return any(
+        path.name != output.name and path.is_file() and _may_name(path, data.name)
+        for path in data.parent.glob("*.onnx")
+    )
+
+
+def _may_name(model: Path, data: str) -> bool:
+    try:
+        large = model.stat().st_size > _SEARCHED_BYTES
+        return large or data.encode() in model.read_bytes()
+    except OSError:  # a model that only others may read
+        return True
