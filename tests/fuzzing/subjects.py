@@ -70,7 +70,7 @@ def subjects(folder: Path) -> Subjects:
         tables.append((folder / f"{name}.json").read_bytes())
     made = {}
     for name, options in (
-        ("hardened", {}),
+        ("hardened", {"cr_by_layer": {"Gemm": "2^-6"}}),
         ("weight", {"variant": "weight", "cr": 0.3}),
         ("ensemble", {"variant": "forged", "ensemble": "flip"}),
     ):

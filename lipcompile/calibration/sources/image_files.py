@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import threading
@@ -19,6 +20,10 @@ from lipcompile.signature import TensorSpec
 _REPLACE_OR_SKIP = (
     "replace it, or pass --on-bad-sample skip to leave it out and have it counted"
 )
+
+# By content, whatever a file's name says. For others, such as EPS, Pillow runs other programs.
+_COMMON = ("JPEG", "PNG", "BMP", "GIF", "PPM")
+_OTHERS = ("WEBP", "TIFF", "MPO", "JPEG2000", "AVIF", "DIB", "TGA", "ICO")
 
 # `warnings.catch_warnings` swaps process-wide state, so two decoding threads must not overlap.
 _OPENING = threading.Lock()
@@ -67,20 +72,34 @@ def decode(data: bytes, name: str, remedy: str = _REPLACE_OR_SKIP) -> Image.Imag
     Errors end in `remedy`, the next step.
 
     Raises:
-        DataError: The bytes are not an image, are damaged, or hold more than
-            `PIL.Image.MAX_IMAGE_PIXELS` pixels.
+        DataError: The bytes are no image of a common raster format, are damaged, or hold more
+            than `PIL.Image.MAX_IMAGE_PIXELS` pixels.
     """
     try:
         with _OPENING, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
+            image = _open(data)
         image.load()
     except Exception as err:  # On damaged bytes, Pillow's plugins raise nearly any type.
         raise DataError(
             f"sample '{name}' cannot be decoded ({_decode_cause(err)}): {remedy}"
         ) from err
     return image
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=_COMMON)
+    except UnidentifiedImageError:
+        return Image.open(io.BytesIO(data), formats=_rest())
+
+
+@functools.cache
+def _rest() -> list[str]:
+    """Formats whose plugins Pillow loads when they are asked for, as far as it has them."""
+    Image.init()
+    return [name for name in _OTHERS if name in Image.OPEN]
 
 
 def _decode_cause(err: Exception) -> str:

@@ -174,3 +174,27 @@ def test_names_of_any_bytes_are_read_and_told(tmp_path: Path, capfd) -> None:
     assert "\x1b" not in out + err
     harden = ["harden", model, "--table", str(table), "--rule", "all", "--dry-run"]
     assert main.run(harden) == 0, "a name that is no UTF-8 survives the table"
+
+
+def test_no_other_program_is_run_for_an_image(tmp_path: Path, monkeypatch) -> None:
+    """PostScript under the name of a picture would go to Ghostscript."""
+    from PIL import EpsImagePlugin
+
+    image = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(image, "EPS")
+    assert Image.open(io.BytesIO(image.getvalue())).format == "EPS"
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("it was run"))
+    with pytest.raises(DataError, match="not an image that Pillow can read"):
+        decode(image.getvalue(), "a.png")
+
+
+@pytest.mark.parametrize(
+    "kind", ["TIFF", "WEBP", "GIF", "BMP", "PPM", "JPEG2000", "MPO", "TGA"]
+)
+def test_a_format_is_told_by_the_content(kind: str) -> None:
+    image = io.BytesIO()
+    try:
+        Image.new("RGB", (8, 8)).save(image, kind)
+    except (KeyError, OSError):
+        pytest.skip(f"this Pillow does not write {kind}")
+    assert decode(image.getvalue(), "a.jpg").size == (8, 8)
