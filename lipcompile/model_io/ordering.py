@@ -22,12 +22,11 @@ def check_acyclic(nodes: Sequence[onnx.NodeProto], name: str) -> None:
     ONNX wants nodes in topological order, in which case one pass is all; runtimes take them in
     any order.
     """
-    made = {output for node in nodes for output in node.output if output}
-    seen: set[str] = set()
+    to_come = {output for node in nodes for output in node.output if output}
     for node in nodes:
-        if any(need in made and need not in seen for need in _needs(node)):
+        if not to_come.isdisjoint(node.input) or not to_come.isdisjoint(_captured(node)):
             break
-        seen.update(node.output)
+        to_come.difference_update(node.output)
     else:
         return
     if stuck := _stuck(nodes):
@@ -65,12 +64,13 @@ def _stuck(nodes: Sequence[onnx.NodeProto]) -> onnx.NodeProto | None:
 def _needs(node: onnx.NodeProto) -> Iterator[str]:
     """What a node reads, its subgraphs included."""
     yield from (need for need in node.input if need)
-    if node.attribute:
-        yield from _captured(node)
+    yield from _captured(node)
 
 
 def _captured(node: onnx.NodeProto) -> set[str]:
     """What the subgraphs of a node read from outside."""
+    if not node.attribute:
+        return set()
     used: set[str] = set()
     own: set[str] = set()
     graphs = list(bodies(node))
