@@ -216,12 +216,13 @@ def test_dims_that_no_memory_holds_are_not_believed(dims: list[int]) -> None:
         assert "weight that cannot be read" in str(error)
 
 
-def test_no_random_data_is_drawn_for_a_giant_input() -> None:
+@pytest.mark.parametrize("axis", [0, 1])
+def test_no_random_data_is_drawn_for_a_giant_input(axis: int) -> None:
     from lipcompile import Selector, harden
 
     model = graph("a = Relu (x) y = MatMul (a, w)")
-    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 2**40
-    with pytest.raises(DataError, match=r"takes 1,099,511,627,776 numbers per sample, and at"):
+    model.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = 2**40
+    with pytest.raises(DataError, match=r"takes 2,199,023,255,552 numbers at once, and at"):
         harden(model, "random:1", selector=Selector("all"))
 
 

@@ -38,9 +38,10 @@ def open_random(text: str, inputs: Sequence[TensorSpec], pick: Pick, seed: int) 
                 f"input '{spec}' has no known rank, so no random data can be drawn for it:"
                 " give .npz data"
             )
-        if (elements := math.prod(_shape(spec))) > _MOST_ELEMENTS:
+        elements = math.prod(_shape(spec)) * (spec.fixed_batch or 1)
+        if elements > _MOST_ELEMENTS:
             raise DataError(
-                f"input '{spec}' takes {elements:,} numbers per sample, and at most"
+                f"input '{spec}' takes {elements:,} numbers at once, and at most"
                 f" {_MOST_ELEMENTS:,} are drawn: give .npz data, or check the model"
             )
     whole = not any(spec.shape for spec in inputs)
