@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 _MAX_BYTES = 256 << 20
+_BLOCK = 1 << 20
 
 
 def read_bounded(path: Path, most: int = _MAX_BYTES) -> bytes:
@@ -15,8 +16,10 @@ def read_bounded(path: Path, most: int = _MAX_BYTES) -> bytes:
     Raises:
         OSError: It cannot be read, or has more than `most` bytes (EFBIG).
     """
-    with path.open("rb") as stream:
-        content = stream.read(most + 1)
-    if len(content) > most:
-        raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", os.fspath(path))
-    return content
+    content = bytearray()
+    with path.open("rb", buffering=0) as stream:
+        while block := stream.read(_BLOCK):
+            content += block
+            if len(content) > most:
+                raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", os.fspath(path))
+    return bytes(content)

@@ -13,12 +13,12 @@ from typing import Literal
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
-from onnx_ir.passes.common import InlinePass
 
 from lipcompile.digest import model_digest
 from lipcompile.errors import MissingExtraError, ModelError
 from lipcompile.external_data import ExternalRange, checked_ranges, external_tensors
 from lipcompile.model_io.checking import check_file, check_graphs, check_is_model
+from lipcompile.model_io.inlining import inline
 from lipcompile.model_io.rendering import remember, render
 from lipcompile.ops import LINEAR_OPS, default_opset
 from lipcompile.signature import TensorSpec
@@ -270,7 +270,7 @@ def _inline_linear_functions(model: ir.Model, name: str) -> tuple[str, ...]:
         holders |= callers
     try:
         if holders:
-            InlinePass(lambda function: function.identifier() in holders)(model)
+            inline(model, lambda function: function.identifier() in holders)
     except Exception as error:  # functions that call each other, or use another opset
         raise ModelError(
             f"the local functions of '{name}' cannot be inlined ({_reason(error)}): export "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import io
@@ -24,6 +25,8 @@ _REPLACE_OR_SKIP = (
 # By content, whatever a file's name says. For others, such as EPS, Pillow runs other programs.
 _COMMON = ("JPEG", "PNG", "BMP", "GIF", "PPM")
 _OTHERS = ("WEBP", "TIFF", "MPO", "JPEG2000", "AVIF", "DIB", "TGA", "ICO")
+
+_MOST_BYTES = 1 << 30  # twice what Pillow's limit on pixels leaves of any 8-bit image
 
 # `warnings.catch_warnings` swaps process-wide state, so two decoding threads must not overlap.
 _OPENING = threading.Lock()
@@ -52,9 +55,12 @@ def read_file(path: Path, name: str, remedy: str = _REPLACE_OR_SKIP) -> bytes:
     """The bytes of a sample's file; errors end in `remedy`.
 
     Raises:
-        DataError: The file is missing, empty, not a regular file, or may not be read.
+        DataError: The file is missing, empty, above 1 GiB, not a regular file, or may not be
+            read.
     """
     try:
+        if path.is_file() and path.stat().st_size > _MOST_BYTES:
+            raise OSError(errno.EFBIG, f"it has more than {_MOST_BYTES:,} bytes")
         # A named pipe called x.jpg would block the scan for ever.
         data = path.read_bytes() if path.is_file() or not path.exists() else None
     except (OSError, ValueError) as err:

@@ -143,6 +143,13 @@ def test_what_is_no_file_is_told_and_does_not_block(suffix: str, tmp_path: Path)
         list(opened(tmp_path))
 
 
+def test_a_giant_file_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    os.truncate(tmp_path / "a.png", (1 << 30) + 1)  # sparse
+    with pytest.raises(DataError, match=r"'a.png' cannot be read \(it has more than 1,073,74"):
+        list(opened(tmp_path))
+
+
 def test_loops_of_folders_end(tmp_path: Path) -> None:
     put(tmp_path, {"in/a.png": encoded(1)})
     (tmp_path / "in" / "up").symlink_to(tmp_path)
