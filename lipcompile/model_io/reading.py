@@ -79,8 +79,8 @@ class LoadedModel:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """The model's `metadata_props`."""
-        return {prop.key: prop.value for prop in self.proto.metadata_props}
+        """The model's `metadata_props`, with U+FFFD for what is not UTF-8."""
+        return {_text(prop.key): _text(prop.value) for prop in self.proto.metadata_props}
 
 
 def load(model: object, base_dir: Path | None = None) -> LoadedModel:
@@ -232,6 +232,11 @@ def _reason(error: BaseException) -> str:
     while following := error.__cause__ or error.__context__:
         error = following
     return (str(error).splitlines() or [type(error).__name__])[0][:400]
+
+
+def _text(found: str | bytes) -> str:
+    """Protobuf gives bytes for what is not UTF-8."""
+    return found if isinstance(found, str) else found.decode(errors="replace")
 
 
 def _spec(info: onnx.ValueInfoProto) -> TensorSpec:

@@ -278,3 +278,20 @@ def test_names_do_not_steer_the_terminal(tmp_path: Path, capfd) -> None:
     main.run(["inspect", str(path), "--rule", "all", "--format", "json"])
     found = [row["layer"] for row in json.loads(capfd.readouterr().out)["layers"]]
     assert found == names, "JSON tells names as they are"
+
+
+def test_metadata_that_is_not_utf8_is_read(tmp_path: Path, capfd) -> None:
+    from lipcompile.cli import main
+
+    model = graph("a = Relu (x) y = MatMul (a, w)")
+    model.metadata_props.add(key="KEY", value="VALUE")
+    model.metadata_props.add(key="lipcompile.KEY", value="[]")
+    data = model.SerializeToString().replace(b"KEY", b"\xffEY").replace(b"VALUE", b"\xfeALUE")
+    (tmp_path / "m.onnx").write_bytes(data)
+    loaded = model_io.load(tmp_path / "m.onnx")
+    assert loaded.metadata == {"\ufffdEY": "\ufffdALUE", "lipcompile.\ufffdEY": "[]"}
+    for arguments in (["inspect"], ["harden", "--calib", "random:1", "--dry-run"], ["strip"]):
+        code = main.run([arguments[0], str(tmp_path / "m.onnx"), *arguments[1:]])
+        err = capfd.readouterr().err
+        assert code in (0, 2), err
+        assert "a defect of LipCompile" not in err
