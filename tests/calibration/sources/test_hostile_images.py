@@ -9,6 +9,7 @@ import tracemalloc
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -205,3 +206,24 @@ def test_a_format_is_told_by_the_content(kind: str) -> None:
     except (KeyError, OSError):
         pytest.skip(f"this Pillow does not write {kind}")
     assert decode(image.getvalue(), "a.jpg").size == (8, 8)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="needs a file that breaks")
+@pytest.mark.parametrize("suffix", ["png", "npy", "npz"])
+def test_a_file_that_breaks_while_it_is_read_is_told_or_skipped(
+    suffix: str, tmp_path: Path
+) -> None:
+    """Reading a process's memory at 0 is an I/O error, as from a broken disk."""
+    good = encoded(1)
+    if suffix != "png":
+        np.save(tmp_path / "good.npy", np.zeros((3, 4, 6), np.float32))
+    else:
+        put(tmp_path, {"good.png": good})
+    (tmp_path / f"broken.{suffix}").symlink_to("/proc/self/mem")
+    with pytest.raises(
+        DataError, match=f"'broken.{suffix}' cannot be read .Input/output error."
+    ):
+        list(opened(tmp_path))
+    source = opened(tmp_path, on_bad_sample="skip")
+    assert len(names(source)) == 1
+    assert source.skipped == [f"broken.{suffix}"]
