@@ -12,7 +12,7 @@ _Key = tuple[str, str, str]
 
 # A file of a few kilobytes can call functions that call functions, a million million times.
 # What exporters write stays far below this.
-_MOST_NODES = 1 << 17
+_MOST_NODES = 1 << 16
 _MOST_CALLS = 100
 
 

@@ -69,7 +69,10 @@ def model(data: bytes, rng: random.Random) -> bytes:
         return damaged(data, rng)
     for _ in range(rng.choice([1, 1, 2, 3])):
         _edit(proto, rng)
-    return proto.SerializeToString()
+    raw = bytearray(proto.SerializeToString())
+    if raw and rng.random() < 0.1:  # keeps every length, and makes text that is not UTF-8
+        raw[rng.randrange(len(raw))] |= 0x80
+    return bytes(raw)
 
 
 def _edit(proto: onnx.ModelProto, rng: random.Random) -> None:

@@ -17,7 +17,7 @@ from lipcompile.errors import LipCompileError
 from lipcompile.unprintable import UNPRINTABLE, one_line
 
 REFUSED = (2, 4)
-_LONGEST_S = 20
+_LONGEST_S = 60
 
 
 class Defect(AssertionError):
