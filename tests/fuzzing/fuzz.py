@@ -1,12 +1,12 @@
 """Feeds damaged files to the loaders, for a number of seconds each.
 
-    python tests/fuzzing/fuzz.py [--seconds 60] [--engine atheris] [--found DIR] [HARNESS...]
+    python tests/fuzzing/fuzz.py [--seconds 60] [--engine mutations] [--found DIR] [HARNESS...]
 
-The engine `atheris` is guided by coverage (pip install atheris; Linux and macOS); `mutations`
-only mutates, and needs nothing. Both use the mutators of this folder. Every input that is the
-first of its kind to misbehave is written to the folder of findings; fixed ones belong into
-`corpus/<harness>/`, which the test suite replays. A child process runs each harness, so that a
-crash of a native library ends one harness, and is told.
+The engine `atheris` is guided by coverage (pip install atheris; Linux and macOS), and is taken
+where it is installed; `mutations` only mutates, and needs nothing. Both use the mutators of
+this folder. Every input that is the first of its kind to misbehave is written to the folder of
+findings; fixed ones belong into `corpus/<harness>/`, which the test suite replays. A child
+process runs each harness, so that a crash of a native library ends one harness, and is told.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib
+import importlib.util
 import os
 import pkgutil
 import random
@@ -164,7 +165,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("harnesses", nargs="*", metavar="HARNESS")
     parser.add_argument("--seconds", type=float, default=60, help="for each harness")
-    parser.add_argument("--engine", choices=["atheris", "mutations"], default="atheris")
+    engine = "atheris" if importlib.util.find_spec("atheris") else "mutations"
+    parser.add_argument("--engine", choices=["atheris", "mutations"], default=engine)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--found", type=Path, default=Path("fuzz-findings"))
     parser.add_argument(_CHILD, action="store_true", help=argparse.SUPPRESS)
