@@ -125,7 +125,8 @@ def _is_whole(attribute: onnx.AttributeProto) -> bool:
     kinds = onnx.AttributeProto
     if attribute.type == kinds.GRAPH and not attribute.HasField("g"):
         return False
-    if attribute.type == kinds.GRAPHS and attribute.ref_attr_name:
+    # onnx-ir reads no graph that a function takes as a parameter.
+    if attribute.type in (kinds.GRAPH, kinds.GRAPHS) and attribute.ref_attr_name:
         return False
     return attribute.type != kinds.UNDEFINED and isinstance(attribute.name, str)
 

@@ -158,7 +158,7 @@ def test_every_operator_of_onnx_may_have_the_arity_that_it_needs() -> None:
             assert outputs <= max(schema.min_output, 1), schema.name
 
 
-@pytest.mark.parametrize("damage", ["type", "graph", "name"])
+@pytest.mark.parametrize("damage", ["type", "graph", "reference", "name"])
 def test_attributes_that_say_nothing_are_refused(damage: str) -> None:
     model = graph(
         "y = If (c) <then_branch = t () => (float[2,2] u) { u = MatMul (x, w) }, "
@@ -168,6 +168,9 @@ def test_attributes_that_say_nothing_are_refused(damage: str) -> None:
     data = model.SerializeToString()
     if damage == "type":
         attribute.ClearField("type")
+        data = model.SerializeToString()
+    elif damage == "reference":
+        attribute.ref_attr_name = "then"
         data = model.SerializeToString()
     elif damage == "graph":
         attribute.ClearField("g")
