@@ -97,6 +97,11 @@ def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 def check_functions(proto: onnx.ModelProto, name: str) -> None:
     """Raises ModelError where functions call themselves, or are too many once inlined."""
     functions = {(f.domain, f.name, f.overload): f for f in proto.functions}
+    if len(functions) < len(proto.functions):
+        raise ModelError(
+            f"'{name}' defines a local function more than once, of which each runtime takes "
+            "the one it likes: remove one, or export the model again"
+        )
     calls = {key: _calls(f.node, functions) for key, f in functions.items()}
     sizes: dict[_Key, tuple[int, int]] = {}  # nodes once inlined, and depth of calls
     for key in _callees_first(calls, name):

@@ -134,6 +134,13 @@ def test_functions_that_call_themselves(depth: int) -> None:
         model_io.load(model)
 
 
+def test_a_function_that_is_defined_twice() -> None:
+    model = functions(2, 1)
+    model.functions.add().CopyFrom(model.functions[1])
+    with pytest.raises(ModelError, match="'g' defines a local function more than once"):
+        model_io.load(model)
+
+
 # Nodes that lack what every operator has
 
 
