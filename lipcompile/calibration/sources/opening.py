@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +12,7 @@ import numpy as np
 from lipcompile.calibration.preprocess.transform import Preprocess
 from lipcompile.calibration.sources.iterables import Reader, open_iterable, open_reader
 from lipcompile.calibration.sources.paths import open_path
+from lipcompile.calibration.sources.picking import WHOLE, Pick, Shard
 from lipcompile.calibration.sources.random_data import RANDOM_PREFIX, open_random
 from lipcompile.calibration.sources.sample import target_dtype
 from lipcompile.calibration.sources.source import Source
@@ -31,6 +31,7 @@ def open_source(
     samples: int | None = None,
     seed: int = 0,
     on_bad_sample: Literal["fail", "skip"] = "fail",
+    shard: Shard = WHOLE,
 ) -> Source:
     """Opens calibration data as samples for a model's inputs.
 
@@ -43,6 +44,7 @@ def open_source(
             is known, else the first ones.
         seed: Of the subset and of random data.
         on_bad_sample: "fail" raises at the first bad sample; "skip" records its name.
+        shard: The part of these samples that is read.
 
     Raises:
         DataError: The data cannot be used with these inputs.
@@ -56,26 +58,18 @@ def open_source(
         raise DataError("the model has no inputs, so no calibration data can be fed to it")
     for spec in inputs:
         target_dtype(spec)  # Raises where no data of any kind could be fed to the input.
-    pick = partial(pick_subset, samples=samples, seed=seed)
+    pick = Pick(samples, seed, shard)
     if isinstance(data, str) and not data:
         raise DataError("the calibration data is an empty name: give a path, or random:N")
     if isinstance(data, str) and data.startswith(RANDOM_PREFIX):
-        source = open_random(data, inputs, pick, seed)
+        source = open_random(data, inputs, pick)
     elif isinstance(data, str | os.PathLike):
         source = open_path(Path(data), inputs, preprocess, pick)
     elif isinstance(data, np.ndarray | Mapping):
         source = open_stack(type(data).__name__, data, inputs, pick)
     elif isinstance(data, Reader):
-        source = open_reader(data, inputs, samples)
+        source = open_reader(data, inputs, pick)
     else:
-        source = open_iterable(data, inputs, samples, pick)
+        source = open_iterable(data, inputs, pick)
     source.skip_bad = on_bad_sample == "skip"
     return source
-
-
-def pick_subset(count: int, *, samples: int | None, seed: int) -> Sequence[int]:
-    """`samples` random indices below `count` in their order, or all where there are fewer."""
-    if samples is None or samples >= count:
-        return range(count)
-    chosen = np.random.default_rng(seed).choice(count, samples, replace=False)
-    return sorted(map(int, chosen))

@@ -10,8 +10,15 @@ from lipcompile.calibration.preprocess.transform import Preprocess
 from lipcompile.calibration.sources.array_files import ARRAY_SUFFIXES, read_arrays
 from lipcompile.calibration.sources.image_files import image_sample
 from lipcompile.calibration.sources.items import item_sample
+from lipcompile.calibration.sources.picking import Pick
 from lipcompile.calibration.sources.sample import Sample
-from lipcompile.calibration.sources.source import Kind, Pick, Source, indexed_source
+from lipcompile.calibration.sources.source import (
+    Kind,
+    Origin,
+    Source,
+    indexed_source,
+    listing_digest,
+)
 from lipcompile.calibration.sources.stacks import open_stack
 from lipcompile.errors import DataError
 from lipcompile.signature import TensorSpec
@@ -58,7 +65,9 @@ def open_path(
     if suffix in IMAGE_SUFFIXES:
         return _images("images", path.name, path.parent, [path.name], inputs, preprocess, pick)
     if suffix in ARRAY_SUFFIXES:
-        return open_stack(path.name, read_arrays(path, path.name), inputs, pick)
+        arrays = read_arrays(path, path.name)
+        origin = Origin(lambda: listing_digest([path.name, file_stamp(path)]))
+        return open_stack(path.name, arrays, inputs, pick, origin)
     raise DataError(
         f"calibration data '{path}' has the suffix '{suffix}': give a folder of images, an"
         " image, a .txt or .lst list of image paths, a .npy or a .npz file"
@@ -85,7 +94,10 @@ def _images(
     def load(name: str, _: int) -> Sample:
         return image_sample(root / name, name, spec, transform)
 
-    return indexed_source(kind, label, pick(len(names)), names.__getitem__, load)
+    origin = _origin(root, names)
+    return indexed_source(
+        kind, label, pick(len(names)), names.__getitem__, load, origin=origin
+    )
 
 
 def _array_folder(
@@ -101,7 +113,24 @@ def _array_folder(
         return item_sample(name, read_arrays(root / name, name), inputs)
 
     kind: Kind = "npz" if any(name.lower().endswith("z") for name in names) else "npy"
-    return indexed_source(kind, label, pick(len(names)), names.__getitem__, load)
+    origin = _origin(root, names)
+    return indexed_source(
+        kind, label, pick(len(names)), names.__getitem__, load, origin=origin
+    )
+
+
+def _origin(root: Path, names: Sequence[str]) -> Origin:
+    """That of one file a sample."""
+    return Origin(lambda: listing_digest(names), lambda i: file_stamp(root / names[i]))
+
+
+def file_stamp(path: Path) -> str:
+    """Size and time of a file, or "gone"."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return "gone"
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def find_files(root: Path, suffixes: Collection[str]) -> list[str]:
