@@ -21,13 +21,15 @@ from lipcompile.atomic import write_bytes
 from lipcompile.calibration.counts import SiteCounts, counted_for, parse_counts, relative
 from lipcompile.calibration.json_values import decoded, encoded, of_type
 from lipcompile.calibration.preprocess.transform import Preprocess
+from lipcompile.calibration.shards import ShardRecord
+from lipcompile.calibration.sketch import Sketch, from_text, to_text
+from lipcompile.calibration.tally import decoded_ranges, encoded_ranges
 from lipcompile.errors import DataError, OptionError, TableError
 from lipcompile.text import number
 from lipcompile.text import table as text_table
 
 FORMAT = "lipcompile.calibration/1"
 _MAX_BYTES = 256 << 20
-_MODULUS = 1 << 256
 # What reading a table raises when a key is missing or holds something else.
 _DAMAGED = (
     KeyError,
@@ -75,6 +77,8 @@ class DataRecord:
             any order, and additive under merging.
         unreadable: Samples that were left out because they could not be read.
         nonfinite: Samples that were left out because they made a site NaN or infinite.
+        sketch: Hashes of some of the samples, to find overlaps (`calibration.sketch`).
+        shards: Which shards they are, where some are missing.
     """
 
     kind: str
@@ -83,14 +87,42 @@ class DataRecord:
     digest: str
     unreadable: tuple[str, ...] = ()
     nonfinite: tuple[str, ...] = ()
+    sketch: Sketch = ()
+    shards: ShardRecord | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        shards = {"shards": self.shards.to_json()} if self.shards is not None else {}
+        return {
+            "kind": self.kind,
+            "label": self.label,
+            "samples": self.samples,
+            "digest": self.digest,
+            "unreadable": list(self.unreadable),
+            "nonfinite": list(self.nonfinite),
+            "sketch": to_text(self.sketch),
+            **shards,
+        }
 
-def add_digests(digests: Iterable[bytes | str]) -> str:
-    """Combines sample digests, or digests of sets of samples, whatever their order."""
-    total = 0
-    for digest in digests:
-        total += int(digest, 16) if isinstance(digest, str) else int.from_bytes(digest, "big")
-    return f"{total % _MODULUS:064x}"
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> DataRecord:
+        """Reads what `to_json` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: It is damaged.
+        """
+        record = cls(
+            of_type(str, content["kind"]),
+            of_type(str, content["label"]),
+            of_type(int, content["samples"]),
+            of_type(str, content["digest"]),
+            tuple(of_type(str, name) for name in of_type(list, content["unreadable"])),
+            tuple(of_type(str, name) for name in of_type(list, content["nonfinite"])),
+            from_text(of_type(str, content.get("sketch", ""))),
+            ShardRecord.from_json(content.get("shards")),
+        )
+        if record.samples < 0 or not re.fullmatch("[0-9a-f]{64}", record.digest):
+            raise ValueError(f"{record.samples} samples with digest '{record.digest}'")
+        return record
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,18 +211,9 @@ class CalibrationTable:
         return {
             "format": FORMAT,
             "model": {"name": self.model, "digest": self.model_digest},
-            "data": {
-                "kind": self.data.kind,
-                "label": self.data.label,
-                "samples": self.data.samples,
-                "digest": self.data.digest,
-                "unreadable": list(self.data.unreadable),
-                "nonfinite": list(self.data.nonfinite),
-            },
+            "data": self.data.to_json(),
             "preprocess": dict(self.preprocess) if self.preprocess is not None else None,
-            "input_range": {
-                k: [encoded(bound) for bound in v] for k, v in sorted(self.input_range.items())
-            },
+            "input_range": dict(sorted(encoded_ranges(self.input_range).items())),
             "runtime": self.runtime,
             "complete": self.complete,
             "sites": [
@@ -211,6 +234,8 @@ class CalibrationTable:
             f"calibrated on {data.samples} samples of '{data.label}' ({data.kind}){state}",
             f"run by {self.runtime}",
         ]
+        if data.shards is not None:
+            lines.append(f"these are {data.shards} alone: merge the others")
         if self.counts:
             lines.append(f"suppressed elements counted for {self._counted()}")
         if data.kind == "random":
@@ -264,22 +289,12 @@ class CalibrationTable:
 
     @classmethod
     def _parse(cls, content: Mapping[str, Any]) -> CalibrationTable:
-        data, model = content["data"], content["model"]
+        model = content["model"]
         if content["preprocess"] is not None:
             Preprocess.from_json(of_type(dict, content["preprocess"]))
-        record = DataRecord(
-            of_type(str, data["kind"]),
-            of_type(str, data["label"]),
-            of_type(int, data["samples"]),
-            of_type(str, data["digest"]),
-            tuple(of_type(str, name) for name in of_type(list, data["unreadable"])),
-            tuple(of_type(str, name) for name in of_type(list, data["nonfinite"])),
-        )
         tensors = [s["tensor"] for s in content["sites"]]
         if len(set(tensors)) < len(tensors):
             raise ValueError("a site stands in it twice")
-        if record.samples < 0 or not re.fullmatch("[0-9a-f]{64}", record.digest):
-            raise ValueError(f"{record.samples} samples with digest '{record.digest}'")
         return cls(
             model_digest=of_type(str, model["digest"]),
             model=of_type(str, model["name"]),
@@ -289,12 +304,9 @@ class CalibrationTable:
                 )
                 for s in of_type(list, content["sites"])
             ),
-            data=record,
+            data=DataRecord.from_json(content["data"]),
             preprocess=content["preprocess"],
-            input_range={
-                name: (decoded(low), decoded(high))
-                for name, (low, high) in content["input_range"].items()
-            },
+            input_range=decoded_ranges(content["input_range"]),
             runtime=of_type(str, content["runtime"]),
             complete=of_type(bool, content["complete"]),
             counts=parse_counts(content.get("counts", []), tensors),

@@ -74,6 +74,12 @@ def data_flags(command: Command) -> Command:
                 "--seed", type=int, default=0, show_default=True, help="Of --samples."
             ),
             click.option(
+                "--readers",
+                type=int,
+                metavar="N",
+                help="Threads that read ahead of the model.  [default: one a core, at most 8]",
+            ),
+            click.option(
                 "--on-bad-sample",
                 type=click.Choice(["fail", "skip"]),
                 default="fail",
@@ -89,6 +95,14 @@ def data_flags(command: Command) -> Command:
             ),
         ]
     )(command)
+
+
+resume_flag = click.option(
+    "--resume/--no-resume",
+    default=True,
+    show_default=True,
+    help="Go on where a killed scan for the same output stood.",
+)
 
 
 def image_flags(command: Command) -> Command:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from lipcompile.calibration.scan import ScanOptions
+from lipcompile.calibration.options import ScanOptions
 from lipcompile.cli.evidence import Evidence, evidence_flags
 from lipcompile.cli.flags import image_flags, output_flags, runtime_flags
 from lipcompile.cli.options import image_from, runtime_from

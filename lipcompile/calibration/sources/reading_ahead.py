@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +13,13 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 _AHEAD = 16  # tasks per thread: enough to fill one batch while another one runs
+
+
+def cores() -> int:
+    """How many processors this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def read_ahead(tasks: Iterable[Callable[[], Result]], threads: int) -> Iterator[Result]:

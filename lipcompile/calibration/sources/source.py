@@ -112,8 +112,9 @@ class Source:
 
     def nothing_usable(self, bad: int, first: DataError | None) -> DataError:
         """The error of a source that gave no good sample, but `bad` ones, with the `first`."""
-        if first is not None:
-            error = DataError(f"all {bad} samples of '{self.label}' are bad; first: {first}")
+        why = f"; first: {first}" if first is not None else ""
+        if bad:
+            error = DataError(f"all {bad} samples of '{self.label}' are bad{why}")
             error.__cause__ = first
             return error
         return DataError(
