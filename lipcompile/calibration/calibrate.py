@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lipcompile import model_io
+from lipcompile.calibration import runners
 from lipcompile.calibration.counting import Counting, check_readable_twice, prepare_counting
 from lipcompile.calibration.journal import Journal, beside
 from lipcompile.calibration.options import ScanOptions
@@ -113,7 +114,7 @@ def run_scan(running: Scan, journal: Journal | None, progress: Progress | None) 
     unless there is no journal."""
     kept = _keeping(running, journal, lambda: running.table)
     try:
-        running.run(progress, kept)
+        runners.run(running, progress, kept)
     except KeyboardInterrupt as interrupt:
         if not running.samples:
             raise Interrupted(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from lipcompile import model_io
+from lipcompile.calibration import runners
 from lipcompile.calibration.counts import SiteCounts, in_order
 from lipcompile.calibration.options import ScanOptions
 from lipcompile.calibration.preprocess.transform import Preprocess
@@ -79,7 +80,7 @@ class Counting:
                 progress(done, total)
 
         try:
-            self.scan.run(checked, kept)
+            runners.run(self.scan, checked, kept)
         except DataError as error:
             if self.scan.samples or self.scan.source.count is not None:
                 raise

@@ -34,6 +34,10 @@ class ScanOptions:
         readers: Threads that read and decode while the model runs; None takes one per core, up
             to 8, and 0 reads between runs.
         resume: Go on where a killed scan for the same result stood.
+        runner: Where the model runs: in this process ("local"), or on the workers of a Ray
+            cluster ("ray").
+        ray_address: Of the cluster, as `ray.init` takes it; None starts one on this machine
+            for as long as the scan takes.
     """
 
     samples: int | None = None
@@ -46,6 +50,8 @@ class ScanOptions:
     shard: Shard | str = WHOLE
     readers: int | None = None
     resume: bool = True
+    runner: Literal["local", "ray"] = "local"
+    ray_address: str | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("samples", self.samples), ("batch size", self.batch_size)):
@@ -63,6 +69,10 @@ class ScanOptions:
             raise OptionError(
                 f"readers = {self.readers} is out of range: give 0 to {_MOST_READERS}"
             )
+        if self.runner not in ("local", "ray"):
+            raise OptionError(f"runner = '{self.runner}' is unknown: use local or ray")
+        if self.ray_address is not None and self.runner != "ray":
+            raise OptionError("--ray-address is for --runner ray: add that, or leave it out")
         if isinstance(self.shard, str):
             object.__setattr__(self, "shard", Shard.parse(self.shard))
 

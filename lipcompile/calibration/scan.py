@@ -50,6 +50,7 @@ class Scan:
     """A running scan; `table` is valid at any moment, for the samples seen so far.
 
     Attributes:
+        data: What `source` was opened from.
         model: The model that is calibrated.
         sites: Its sites.
         source: The samples.
@@ -63,8 +64,10 @@ class Scan:
         probe: Those samples, for checks after rewriting.
         state: What was measured so far, and on what.
         finished: Whether all samples were read.
+        provider: The execution provider that is active first, once it is known.
     """
 
+    data: object
     model: model_io.LoadedModel
     sites: Sequence[Site]
     source: Source
@@ -78,48 +81,55 @@ class Scan:
     probe: list[Probe] = field(default_factory=list)
     state: ScanState = field(default_factory=ScanState)
     finished: bool = False
+    provider: str = "not run"
     _tapped: TappedModel | None = None
     _bad: list[tuple[int, str, DataError]] = field(default_factory=list)
     _first_bad: DataError | None = None
 
     def run(
-        self,
-        progress: Progress | None = None,
-        kept: Callable[[], None] | None = None,
-        stop: int | None = None,
+        self, progress: Progress | None = None, kept: Callable[[], None] | None = None
     ) -> None:
         """Reads all samples that were not read yet.
 
         Args:
             progress: Called with the number of samples done and in all (None if unknown).
             kept: Called after each batch, and at the end, when `state` has it.
-            stop: Position behind the last sample; None for all.
 
         Raises:
             NonFiniteError: A sample makes a site NaN or infinite, unless they are skipped.
             DataError: A sample cannot be read, unless they are skipped.
         """
-        self._tapped = TappedModel(self.model, self.sites, self.runtime_options, self.adding)
+
+        def watched() -> None:
+            if progress is not None:
+                progress(self.state.tally.seen, self.source.count)
+            if kept is not None:
+                kept()
+
         if self.state.covered:
-            self._probe_again()
-        end = self.source.count if stop is None else stop
-        for first, last in self.state.covered.gaps(end):
-            start = first
-            for batch in self.batcher.group(self._samples(first, last)):
-                tally = self._measure(batch)
-                behind = batch[-1].position + 1
-                self._commit(tally, start, behind)
-                start = behind
-                if progress is not None:
-                    progress(self.state.tally.seen, self.source.count)
-                if kept is not None:
-                    kept()
-            rest = self._bad[-1][0] + 1 if self._bad else start
-            self._commit(Tally(), start, rest if last is None else last)
+            self.probe_first()
+        for start, stop in self.state.covered.gaps(self.source.count):
+            self.read(start, stop, watched)
+        self.conclude()
+        watched()
+
+    def read(
+        self, start: int, stop: int | None, watched: Callable[[], None] = lambda: None
+    ) -> None:
+        """Reads the samples at positions from `start` up to `stop`; None is the end.
+
+        Raises:
+            NonFiniteError, DataError: As `run`.
+        """
+        for batch in self.batcher.group(self._samples(start, stop)):
+            tally = self._measure(batch)
+            behind = batch[-1].position + 1
+            self._commit(tally, start, behind)
+            start = behind
+            watched()
         if stop is None:
-            self.conclude()
-        if kept is not None:
-            kept()
+            stop = self._bad[-1][0] + 1 if self._bad else start
+        self._commit(Tally(), start, stop)
 
     def conclude(self) -> None:
         """Marks the scan as finished.
@@ -151,7 +161,6 @@ class Scan:
     @property
     def table(self) -> CalibrationTable:
         transform, tally = self.transform(), self.state.tally
-        active = self._tapped.provider if self._tapped else "not run"
         return CalibrationTable(
             model_digest=self.model.digest,
             model=self.model.name,
@@ -171,7 +180,7 @@ class Scan:
             ),
             preprocess=transform.to_json() if transform is not None else None,
             input_range=dict(tally.input_range),
-            runtime=f"onnxruntime {runtime.load_onnxruntime().__version__}, {active}",
+            runtime=f"onnxruntime {runtime.load_onnxruntime().__version__}, {self.provider}",
             complete=self.finished,
         )
 
@@ -203,6 +212,13 @@ class Scan:
         )
         self.state = state
 
+    def _session(self) -> TappedModel:
+        if self._tapped is None:
+            how = self.runtime_options
+            self._tapped = TappedModel(self.model, self.sites, how, self.adding)
+            self.provider = self._tapped.provider
+        return self._tapped
+
     def _samples(self, start: int, stop: int | None) -> Iterator[Sample]:
         """The good samples; what is bad is noted with its position."""
         threads = self.options.readers
@@ -233,12 +249,11 @@ class Scan:
 
     def _measure(self, batch: Sequence[Sample]) -> Tally:
         """Measures one batch; what is wrong with it is told sample by sample."""
-        assert self._tapped is not None
         if self.adding and len(batch) > 1 and self.batcher.padding(batch):
             return self._apart(batch)  # a maximum bears repeated rows, a sum does not
         feeds = self.batcher.feeds(batch)
         try:
-            reading = self._tapped.run(feeds, with_outputs=self._wants_probes())
+            reading = self._session().run(feeds, with_outputs=self._wants_probes())
         except RunFailure as error:
             return self._smaller(batch, error)
         if not reading.suspects:
@@ -266,8 +281,7 @@ class Scan:
 
     def _examine(self, batch: Sequence[Sample], feeds: Feeds, reading: Reading) -> Tally:
         """Either elements of a site are not finite, or merely their sum overflowed."""
-        assert self._tapped is not None
-        counts = self._tapped.count_nonfinite(feeds, reading.suspects)
+        counts = self._session().count_nonfinite(feeds, reading.suspects)
         if not counts:
             return self._accept(batch, feeds, reading)
         name = batch[0].name
@@ -320,8 +334,8 @@ class Scan:
         )
         return kept < self.probes and size < _PROBE_BYTES
 
-    def _probe_again(self) -> None:
-        """Runs the first samples once more, for the probes that an earlier process kept."""
+    def probe_first(self) -> None:
+        """Runs the first samples for the probes alone: others measure them, or did."""
         if not self._wants_probes():
             return
         for batch in self.batcher.group(self._samples(0, self.source.count)):
@@ -361,6 +375,7 @@ def prepare_scan(
             "flags such as --mean do nothing: leave them out, or give images"
         )
     return Scan(
+        data,
         model,
         tuple(sites),
         source,

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from lipcompile.calibration.calibrate import calibrate
-from lipcompile.cli.flags import DATA_HELP, resume_flag, scanning_flags
+from lipcompile.cli.flags import DATA_HELP, running_flags, scanning_flags
 from lipcompile.cli.options import scanning_options
 from lipcompile.cli.show import progress, show
 from lipcompile.model_io import beside
@@ -43,7 +43,7 @@ from lipcompile.model_io import beside
     metavar="I/N",
     help="Read only every N-th sample, beginning with number I; `merge` joins the tables.",
 )
-@resume_flag
+@running_flags
 @scanning_flags
 def command(
     model: str,

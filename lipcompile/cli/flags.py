@@ -97,12 +97,30 @@ def data_flags(command: Command) -> Command:
     )(command)
 
 
-resume_flag = click.option(
-    "--resume/--no-resume",
-    default=True,
-    show_default=True,
-    help="Go on where a killed scan for the same output stood.",
-)
+def running_flags(command: Command) -> Command:
+    """--runner --ray-address --resume: where a scan runs, and from where on."""
+    return _apply(
+        [
+            click.option(
+                "--runner",
+                type=click.Choice(["local", "ray"]),
+                default="local",
+                show_default=True,
+                help="Run the scan in this process, or on the workers of a Ray cluster.",
+            ),
+            click.option(
+                "--ray-address",
+                metavar="A",
+                help="Of the cluster.  [default: start one on this machine]",
+            ),
+            click.option(
+                "--resume/--no-resume",
+                default=True,
+                show_default=True,
+                help="Go on where a killed scan for the same output stood.",
+            ),
+        ]
+    )(command)
 
 
 def image_flags(command: Command) -> Command:

@@ -50,6 +50,8 @@ def scan_from(flags: dict[str, Any]) -> ScanOptions:
         on_nonfinite=flags.pop("on_nonfinite"),
         readers=flags.pop("readers"),
         resume=flags.pop("resume", True),
+        runner=flags.pop("runner", "local"),
+        ray_address=flags.pop("ray_address", None),
         shard=flags.pop("shard", None) or WHOLE,
         **image_from(flags),
     )

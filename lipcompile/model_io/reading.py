@@ -179,6 +179,11 @@ def _read_file(path: Path) -> tuple[onnx.ModelProto, str]:
     return proto, hashlib.sha256(content).hexdigest()
 
 
+def parse(content: bytes) -> onnx.ModelProto:
+    """The model in bytes that `serialize` gave."""
+    return onnx.ModelProto.FromString(content)
+
+
 def to_ir(proto: onnx.ModelProto, name: str) -> ir.Model:
     """The onnx-ir model of a proto; inputs and outputs that are no tensors lose their type."""
     try:

@@ -54,6 +54,7 @@ class Source:
         count: Samples that iteration attempts, or None where that is unknown.
         pending: Starts the reading at a position: pairs of a name and the function that loads
             the sample.
+        indexed: Whether reading may start anywhere, in any process that has the data.
         threaded: Whether several threads may load samples: not where code of the user's gives
             them.
         origin: Where the samples lie; None for data that this process alone has.
@@ -65,6 +66,7 @@ class Source:
     label: str
     count: int | None
     pending: Callable[[int], Iterator[tuple[str, Load]]]
+    indexed: bool = False
     threaded: bool = False
     origin: Origin | None = None
     skip_bad: bool = False
@@ -152,6 +154,7 @@ def indexed_source(
         label,
         len(indices),
         lambda start: ((name(i), partial(load, name(i), i)) for i in indices[start:]),
+        True,
         threaded,
         origin,
     )
