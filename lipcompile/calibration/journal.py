@@ -45,23 +45,27 @@ class ScanState:
         tally: What it measured.
         covered: Which positions of the source it read.
         stamps: Sum, modulo 2^64, of hashes of what the files at these positions looked like.
+        provider: The execution provider that was active first; "" before anything ran.
     """
 
     tally: Tally = field(default_factory=Tally)
     covered: Coverage = field(default_factory=Coverage)
     stamps: int = 0
+    provider: str = ""
 
     def __add__(self, other: ScanState) -> ScanState:
         return ScanState(
             self.tally + other.tally,
             self.covered | other.covered,
             (self.stamps + other.stamps) % _MODULUS,
+            self.provider or other.provider,
         )
 
     def to_json(self) -> dict[str, Any]:
         return {
             "covered": [list(interval) for interval in self.covered.intervals],
             "stamps": self.stamps,
+            "provider": self.provider,
             "tally": self.tally.to_json(),
         }
 
@@ -75,8 +79,12 @@ class ScanState:
         intervals = tuple(
             (of_type(int, start), of_type(int, stop)) for start, stop in content["covered"]
         )
-        stamps = of_type(int, content["stamps"])
-        return cls(Tally.from_json(content["tally"]), Coverage(intervals), stamps)
+        return cls(
+            Tally.from_json(content["tally"]),
+            Coverage(intervals),
+            of_type(int, content["stamps"]),
+            of_type(str, content["provider"]),
+        )
 
 
 def stamp_hash(position: int, stamp: str) -> int:

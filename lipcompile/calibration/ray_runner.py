@@ -249,7 +249,7 @@ class _Run:
         """Takes a part that was measured, or whose worker raised or was lost."""
         worker, part, state = self.busy.pop(reference)
         try:
-            seen, self.scan.provider = self._get(reference)
+            seen = self._get(reference)
         except _Lost as error:
             self._again(part, error)
             return
@@ -330,14 +330,14 @@ class _Worker:
         self._recipe = recipe
         self._scan: Scan | None = None
 
-    def measure(self, start: int, stop: int) -> tuple[tuple[int, str], ScanState]:
-        """Returns how many samples were run, and by which provider; and what they gave."""
+    def measure(self, start: int, stop: int) -> tuple[int, ScanState]:
+        """Returns how many samples were run, and what they gave."""
         if self._scan is None:  # not in the constructor, whose errors end the actor
             self._scan = _open_scan(self._recipe)
         self._scan.state = ScanState()
         self._scan.read(start, stop)
         state = self._scan.state
-        return (state.tally.seen, self._scan.provider), state
+        return state.tally.seen, state
 
 
 def _open_scan(recipe: Recipe) -> Scan:

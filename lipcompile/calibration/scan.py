@@ -64,7 +64,6 @@ class Scan:
         probe: Those samples, for checks after rewriting.
         state: What was measured so far, and on what.
         finished: Whether all samples were read.
-        provider: The execution provider that is active first, once it is known.
     """
 
     data: object
@@ -81,7 +80,6 @@ class Scan:
     probe: list[Probe] = field(default_factory=list)
     state: ScanState = field(default_factory=ScanState)
     finished: bool = False
-    provider: str = "not run"
     _tapped: TappedModel | None = None
     _bad: list[tuple[int, str, DataError]] = field(default_factory=list)
     _first_bad: DataError | None = None
@@ -161,6 +159,7 @@ class Scan:
     @property
     def table(self) -> CalibrationTable:
         transform, tally = self.transform(), self.state.tally
+        active = self.state.provider or "not run"
         return CalibrationTable(
             model_digest=self.model.digest,
             model=self.model.name,
@@ -180,7 +179,7 @@ class Scan:
             ),
             preprocess=transform.to_json() if transform is not None else None,
             input_range=dict(tally.input_range),
-            runtime=f"onnxruntime {runtime.load_onnxruntime().__version__}, {self.provider}",
+            runtime=f"onnxruntime {runtime.load_onnxruntime().__version__}, {active}",
             complete=self.finished,
         )
 
@@ -216,7 +215,6 @@ class Scan:
         if self._tapped is None:
             how = self.runtime_options
             self._tapped = TappedModel(self.model, self.sites, how, self.adding)
-            self.provider = self._tapped.provider
         return self._tapped
 
     def _samples(self, start: int, stop: int | None) -> Iterator[Sample]:
@@ -237,7 +235,8 @@ class Scan:
         self._first_bad = self._first_bad or (bad[0][2] if bad else None)
         covered = interval(start, stop)
         unreadable = Tally(unreadable=tuple(name for _, name, _ in bad))
-        added = ScanState(tally + unreadable, covered, self._stamps(covered))
+        provider = self._tapped.provider if self._tapped is not None else ""
+        added = ScanState(tally + unreadable, covered, self._stamps(covered), provider)
         self.state = self.state + added
         self._bad = self._bad[len(bad) :]
 
@@ -343,6 +342,7 @@ class Scan:
             if not self._wants_probes():
                 break
         self._bad.clear()
+        self.probes = 0
 
 
 def prepare_scan(
