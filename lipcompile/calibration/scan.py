@@ -260,17 +260,17 @@ class Scan:
         return self._apart(batch) if len(batch) > 1 else self._examine(batch, feeds, reading)
 
     def _smaller(self, batch: Sequence[Sample], error: RunFailure) -> Tally:
-        """Measures a batch that failed in halves, if memory ran out, or one by one: its axis
-        may be dynamic in name only, for an exporter's constant Reshape."""
+        """Measures a batch that failed in smaller ones: of half the size, if memory ran out,
+        else one by one: its axis may be dynamic in name only, for an exporter's constant
+        Reshape."""
         if len(batch) == 1 or self.batcher.fixed is not None:
             raise type(error)(f"sample '{batch[0].name}': {error}") from error
-        if not isinstance(error, OutOfMemory):
-            tally = self._apart(batch)
-            self.batcher.limit = 1
-            return tally
-        half = len(batch) // 2
-        self.batcher.limit = half
-        return self._measure(batch[:half]) + self._measure(batch[half:])
+        self.batcher.most = len(batch) // 2 if isinstance(error, OutOfMemory) else 1
+        tally, rest = Tally(), batch
+        while rest:
+            most = self.batcher.most  # a part that does not fit either lowers it
+            tally, rest = tally + self._measure(rest[:most]), rest[most:]
+        return tally
 
     def _apart(self, batch: Sequence[Sample]) -> Tally:
         tally = Tally()
