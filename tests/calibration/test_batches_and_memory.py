@@ -27,7 +27,7 @@ ARRAY = np.random.default_rng(1).uniform(size=(37, 1, 28, 28)).astype("float32")
 # What allocators really say.
 SAID = [
     "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running "
-    "Conv node. Status Message: bfc_arena.cc:376 AllocateRawInternal Failed to allocate memory "
+    "Conv node. Status Message: bfc_arena.cc:376 Failed to allocate memory "
     "for requested buffer of size 1073741824",
     "std::bad_alloc",
     "CUDA failure 2: out of memory ; GPU=0 ; hostname=h",

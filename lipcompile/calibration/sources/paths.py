@@ -165,15 +165,14 @@ def read_list(path: Path) -> list[str]:
         DataError: The file cannot be read, is not UTF-8 text, or names no image.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        with path.open(encoding="utf-8-sig") as file:
+            names = [name for line in file if (name := line.strip()) and name[0] != "#"]
     except OSError as err:
         raise DataError(
             f"list file '{path}' cannot be read ({err.strerror}): check its permissions"
         ) from err
     except UnicodeDecodeError as err:
         raise DataError(f"list file '{path}' is not UTF-8 text: save it as UTF-8") from err
-    names = [line.strip() for line in lines]
-    names = [name for name in names if name and not name.startswith("#")]
     if not names:
         raise DataError(
             f"list file '{path}' names no image: write one image path per line, relative to"
