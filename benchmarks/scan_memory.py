@@ -1,10 +1,10 @@
 """Does the peak memory of a scan grow with the number of samples?
 
-`lipcompile calibrate` in a process of its own, on 100 and on 20,000 samples, in turn; the ratio
-of their peaks of resident memory (budget: 1.05). The samples are a list that names the same
-images again and again, so that the data is the same but for its length.
+`lipcompile calibrate` in a process of its own, on 100 and on 20,000 samples, in turn; the
+ratio of their peaks of resident memory (budget: 1.05). The samples are a list that names the
+same images again and again, so that the data is the same but for its length.
 
-    python benchmarks/scan_memory.py [MODEL IMAGES [--few N] [--many N] [-- FLAGS OF calibrate]]
+    python benchmarks/scan_memory.py [MODEL IMAGES [--few N] [--many N] [FLAGS OF calibrate]]
 
 Without arguments: the bundled demo model on its calibration images.
 """
@@ -24,7 +24,7 @@ import numpy as np
 
 from lipcompile.demo import CALIBRATION, MODEL
 
-ROUNDS = 1
+ROUNDS = 3
 
 
 def peak(model: Path, images: Sequence[Path], count: int, flags: Sequence[str]) -> float:
@@ -48,7 +48,6 @@ def main() -> None:
     parser.add_argument("--few", type=int, default=100)
     parser.add_argument("--many", type=int, default=20_000)
     arguments, flags = parser.parse_known_args()
-    flags = [flag for flag in flags if flag != "--"]
     suffixes = (".png", ".jpg", ".jpeg", ".JPEG")
     images = sorted(p for p in arguments.images.rglob("*") if p.suffix in suffixes)
     print(f"{arguments.model.name}: {arguments.few} and {arguments.many} samples")
