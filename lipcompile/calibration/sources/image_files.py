@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from lipcompile.calibration.sources.fast_jpeg import fast_pixels
 from lipcompile.calibration.sources.sample import Sample, check_array
 from lipcompile.errors import DataError
 from lipcompile.signature import TensorSpec
@@ -75,6 +76,8 @@ def decode(data: bytes, name: str, remedy: str = _REPLACE_OR_SKIP) -> Image.Imag
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data))
+        if (fast := fast_pixels(image, data)) is not None:
+            return fast
         image.load()
     except Exception as err:  # On damaged bytes, Pillow's plugins raise nearly any type.
         raise DataError(
