@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -22,13 +24,36 @@ def read_arrays(path: Path, name: str) -> np.ndarray | dict[str, np.ndarray]:
         with path.open("rb") as file:
             if file.read(2) == b"PK":
                 file.seek(0)
-                with np.load(file, allow_pickle=False) as loaded:
-                    return dict(loaded)
+                return _loaded(file)
         array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
         return array
     except Exception as err:  # damaged headers raise from zipfile, zlib, ast and tokenize
-        cause = getattr(err, "strerror", None) or err
-        raise DataError(
-            f"array file '{name}' cannot be read ({cause}): write plain numeric arrays with"
-            " np.save or np.savez"
-        ) from err
+        raise _cannot_read(name, err) from err
+
+
+def parse_arrays(data: bytes, name: str) -> np.ndarray | dict[str, np.ndarray]:
+    """The content of the bytes of a .npy or a .npz file; pickles are refused.
+
+    Raises:
+        DataError: They are damaged, or hold Python objects.
+    """
+    try:
+        return _loaded(io.BytesIO(data))
+    except Exception as err:  # as above
+        raise _cannot_read(name, err) from err
+
+
+def _loaded(file: BinaryIO) -> np.ndarray | dict[str, np.ndarray]:
+    loaded = np.load(file, allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        return loaded
+    with loaded:
+        return dict(loaded)
+
+
+def _cannot_read(name: str, err: Exception) -> DataError:
+    cause = getattr(err, "strerror", None) or err
+    return DataError(
+        f"array file '{name}' cannot be read ({cause}): write plain numeric arrays with"
+        " np.save or np.savez"
+    )
