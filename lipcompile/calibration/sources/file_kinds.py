@@ -14,6 +14,7 @@ from lipcompile.calibration.sources.array_files import (
     parse_arrays,
     read_arrays,
 )
+from lipcompile.calibration.sources.dataset_folders import check_one_split, saved_files
 from lipcompile.calibration.sources.files import Files, suffix_of
 from lipcompile.calibration.sources.image_files import IMAGE_SUFFIXES, image_reader
 from lipcompile.calibration.sources.items import item_sample
@@ -28,12 +29,17 @@ from lipcompile.calibration.sources.source import (
     listing_digest,
 )
 from lipcompile.calibration.sources.stacks import open_stack
+from lipcompile.calibration.sources.tables import (
+    ARROW_SUFFIXES,
+    PARQUET_SUFFIXES,
+    open_tables,
+)
 from lipcompile.calibration.sources.tars import TAR_SUFFIXES, open_tars
 from lipcompile.errors import DataError
 from lipcompile.signature import TensorSpec
 
 _PACKED: Final = (".gz", ".tgz", ".bz2", ".xz", ".zst")
-_SHARDS: Final = {"tar": TAR_SUFFIXES}
+_SHARDS: Final = frozenset([*TAR_SUFFIXES, *ARROW_SUFFIXES, *PARQUET_SUFFIXES])
 
 
 @final
@@ -60,15 +66,18 @@ class Opening:
             DataError: It holds nothing that can be used, or data of several kinds.
         """
         label = self.files.label
-        shards = {ending for endings in _SHARDS.values() for ending in endings}
-        found = self.files.find(IMAGE_SUFFIXES | shards | {*ARRAY_SUFFIXES})
-        if names := [name for name in found if suffix_of(name) in shards]:
+        found = self.files.find(IMAGE_SUFFIXES | _SHARDS | {*ARRAY_SUFFIXES, ".json"})
+        if saved := saved_files(self.files, label, found):
+            return self.shards(label, saved)
+        found = [name for name in found if suffix_of(name) != ".json"]
+        if names := [name for name in found if suffix_of(name) in _SHARDS]:
             others = [name for name in found if suffix_of(name) != suffix_of(names[0])]
             if others:
                 raise DataError(
                     f"folder '{label}' holds data of several kinds, such as '{names[0]}' and"
                     f" '{others[0]}': name a folder, or files, of one kind"
                 )
+            check_one_split(label, names)
             return self.shards(label, names)
         if names := [name for name in found if suffix_of(name) in IMAGE_SUFFIXES]:
             return self._images("images", label, names)
@@ -100,6 +109,10 @@ class Opening:
         suffix = suffix_of(names[0])
         if suffix in TAR_SUFFIXES:
             return open_tars(label, self.files, names, self.inputs, self.preprocess, self.pick)
+        if suffix in ARROW_SUFFIXES or suffix in PARQUET_SUFFIXES:
+            return open_tables(
+                label, self.files, names, self.inputs, self.preprocess, self.pick
+            )
         if suffix in _PACKED:
             raise DataError(
                 f"calibration data '{label}' is compressed, so that samples cannot be read"
@@ -107,8 +120,8 @@ class Opening:
             )
         raise DataError(
             f"calibration data '{label}' has the suffix '{suffix}': give a folder of images,"
-            " an image, a .txt or .lst list of image paths, a .npy or a .npz file, or .tar"
-            " shards"
+            " an image, a .txt or .lst list of image paths, a .npy or a .npz file, .tar"
+            " shards, or .parquet or .arrow files"
         )
 
     def _images(self, kind: Kind, label: str, names: Sequence[str]) -> Source:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, final
 
@@ -26,6 +27,14 @@ class Files(ABC):
 
         Raises:
             DataError: A folder cannot be listed.
+        """
+
+    @abstractmethod
+    def beside(self, pattern: str) -> list[str]:
+        """Names of the files right below the root that match a pattern with * and ?, sorted.
+
+        Raises:
+            DataError: The root cannot be listed.
         """
 
     @abstractmethod
@@ -83,6 +92,13 @@ class LocalFiles(Files):
     def find(self, suffixes: Collection[str]) -> list[str]:
         return find_files(self._root, suffixes)
 
+    def beside(self, pattern: str) -> list[str]:
+        try:
+            found = os.listdir(self._root)
+        except OSError as err:
+            raise _cannot_list(err) from err
+        return sorted(name for name in found if matches(name, pattern))
+
     def read(self, name: str) -> bytes:
         return read_file(self._root / name, name)
 
@@ -139,7 +155,7 @@ def find_files(root: Path, suffixes: Collection[str]) -> list[str]:
         DataError: A folder cannot be listed.
     """
     found = []
-    for folder, subfolders, files in os.walk(root, onerror=_cannot_list):
+    for folder, subfolders, files in os.walk(root, onerror=_raise_cannot_list):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         for name in files:
             if suffix_of(name) in suffixes and not name.startswith("."):
@@ -152,8 +168,17 @@ def suffix_of(name: str) -> str:
     return PurePosixPath(name).suffix.lower()
 
 
-def _cannot_list(err: OSError) -> None:
-    raise DataError(
+def matches(name: str, pattern: str) -> bool:
+    """Whether a base name matches a pattern with * and ?, and is not hidden."""
+    return fnmatchcase(name, pattern) and not name.startswith(".")
+
+
+def _cannot_list(err: OSError) -> DataError:
+    return DataError(
         f"folder '{err.filename}' cannot be listed ({err.strerror}): allow reading it, or move"
         " it out of the data"
-    ) from err
+    )
+
+
+def _raise_cannot_list(err: OSError) -> None:
+    raise _cannot_list(err) from err

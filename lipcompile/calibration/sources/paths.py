@@ -11,7 +11,7 @@ from lipcompile.calibration.sources.file_kinds import Opening
 from lipcompile.calibration.sources.files import LocalFiles, find_files
 from lipcompile.calibration.sources.image_files import IMAGE_SUFFIXES
 from lipcompile.calibration.sources.list_files import LIST_SUFFIXES, read_list
-from lipcompile.calibration.sources.patterns import expand_braces
+from lipcompile.calibration.sources.patterns import expand_braces, matching
 from lipcompile.calibration.sources.picking import Pick
 from lipcompile.calibration.sources.source import Source
 from lipcompile.errors import DataError
@@ -29,7 +29,8 @@ def open_path(
     """The samples in a folder, an image, a list of images, an array file or shards.
 
     Args:
-        path: What to read; a name like `shard-{000..146}.tar` stands for 147 shards.
+        path: What to read; a name like `shard-{000..146}.tar` stands for 147 shards, and
+            `train-*.parquet` for all that match.
         inputs: The model's inputs.
         preprocess: Gives the transform; called only for images.
         pick: Chooses the indices of the samples that are read.
@@ -40,9 +41,10 @@ def open_path(
     # Functions of os.path, unlike those of Path, are False where it cannot be looked up.
     is_folder = os.path.isdir(path)
     root = path if is_folder else path.parent
-    opening = Opening(LocalFiles(root), inputs, preprocess, pick)
+    files = LocalFiles(root)
+    opening = Opening(files, inputs, preprocess, pick)
     if not os.path.exists(path):
-        names = expand_braces(path.name)
+        names = expand_braces(path.name) or matching(path.name, files)
         for name in names or [path.name]:
             _require(root / name)
         return opening.shards(path.name, names)

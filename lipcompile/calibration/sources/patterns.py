@@ -1,9 +1,10 @@
-"""Shell-like braces in the name of a set of files: shard-{000..146}.tar."""
+"""Names that stand for several files: shard-{000..146}.tar, train-*.parquet."""
 
 from __future__ import annotations
 
 import re
 
+from lipcompile.calibration.sources.files import Files
 from lipcompile.errors import DataError
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -30,6 +31,19 @@ def expand_braces(text: str) -> list[str]:
             raise _too_many(text)
         names = [name.replace(match[0], item, 1) for name in names for item in items]
     return names if found else []
+
+
+def matching(text: str, files: Files) -> list[str]:
+    """The files right below the root that `text` with * or ? stands for, sorted.
+
+    Raises:
+        DataError: The root cannot be listed, or none matches.
+    """
+    if not ("*" in text or "?" in text):
+        return []
+    if found := files.beside(text):
+        return found
+    raise DataError(f"no file in '{files.label}' matches '{text}': check the pattern")
 
 
 def _items(text: str, inner: str) -> list[str] | None:

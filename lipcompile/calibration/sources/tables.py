@@ -1,0 +1,165 @@
+"""Hugging Face datasets on disk as a source: Arrow and parquet files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+
+from lipcompile.calibration.preprocess.transform import Preprocess
+from lipcompile.calibration.sources.block_cache import BlockCache
+from lipcompile.calibration.sources.files import Files, suffix_of
+from lipcompile.calibration.sources.image_files import image_reader
+from lipcompile.calibration.sources.items import item_sample
+from lipcompile.calibration.sources.picking import Pick
+from lipcompile.calibration.sources.sample import Sample
+from lipcompile.calibration.sources.source import (
+    Kind,
+    Origin,
+    Source,
+    indexed_source,
+    listing_digest,
+)
+from lipcompile.calibration.sources.table_formats import Arrow, Parquet, TableFormat
+from lipcompile.calibration.sources.table_values import (
+    feeding_columns,
+    image_bytes,
+    number_array,
+)
+from lipcompile.errors import DataError
+from lipcompile.extras import require_extra
+from lipcompile.signature import TensorSpec
+
+ARROW_SUFFIXES: Final = (".arrow",)
+PARQUET_SUFFIXES: Final = (".parquet",)
+
+_Block = tuple[int, int]  # which file, and which block of it
+
+
+def open_tables(
+    label: str,
+    files: Files,
+    names: Sequence[str],
+    inputs: Sequence[TensorSpec],
+    preprocess: Callable[[], Preprocess] | None,
+    pick: Pick,
+) -> Source:
+    """The rows of Arrow or parquet files, all of one kind.
+
+    Args:
+        label: Name of the data.
+        files: Where they lie.
+        names: The files, in the order of reading.
+        inputs: The model's inputs.
+        preprocess: Gives the transform; called only for images.
+        pick: Chooses the indices of the samples that are read.
+
+    Raises:
+        DataError: A file is damaged, or no column clearly feeds the model.
+        MissingExtraError: pyarrow is not installed.
+    """
+    require_extra("arrow", "pyarrow", "pyarrow.parquet", "pyarrow.compute")
+    is_parquet = suffix_of(names[0]) in PARQUET_SUFFIXES
+    kind: Kind = "parquet" if is_parquet else "arrow"
+    rows = _Rows(label, files, names, Parquet() if is_parquet else Arrow(), inputs)
+    load = (
+        rows.image_loader(image_reader(label, inputs, preprocess))
+        if rows.images
+        else rows.array_loader(inputs)
+    )
+    origin = Origin(
+        lambda: listing_digest(text for name in names for text in (name, files.stamp(name)))
+    )
+    return indexed_source(kind, label, pick(rows.count), rows.name, load, origin=origin)
+
+
+class _Rows:
+    """Finds a row in its file's block."""
+
+    def __init__(
+        self,
+        label: str,
+        files: Files,
+        names: Sequence[str],
+        table_format: TableFormat,
+        inputs: Sequence[TensorSpec],
+    ) -> None:
+        self._names = names
+        self._blocks: list[_Block] = []
+        counts: list[int] = []
+        for number, name in enumerate(names):
+            schema, lengths = table_format.outline(files, name)
+            columns, images = feeding_columns(name, schema, inputs)
+            if not number:
+                self.columns, self.images = columns, images
+            elif (columns, images) != (self.columns, self.images):
+                raise DataError(
+                    f"'{name}' feeds the model by the columns {columns}, and '{names[0]}' by"
+                    f" {self.columns}: give files of one dataset"
+                )
+            self._blocks += [(number, block) for block in range(len(lengths))]
+            counts += lengths
+        self._ends = np.cumsum(np.array(counts, np.int64))
+        self.count = int(self._ends[-1]) if counts else 0
+        if not self.count:
+            raise DataError(f"'{label}' holds no rows: give at least one")
+        owners = np.array([number for number, _ in self._blocks])
+        first_blocks = np.searchsorted(owners, np.arange(len(names)))
+        self._firsts = np.concatenate([[0], self._ends])[first_blocks]
+        self._read = BlockCache(partial(self._block, files, table_format), table_format.kept)
+
+    def _block(self, files: Files, table_format: TableFormat, key: _Block) -> Any:
+        return table_format.block(files, self._names[key[0]], key[1], self.columns)
+
+    def name(self, index: int) -> str:
+        """ "FILE[ROW]"."""
+        number, _ = self._blocks[self._position(index)]
+        return f"{self._names[number]}[{index - self._firsts[number]}]"
+
+    def _position(self, index: int) -> int:
+        return int(np.searchsorted(self._ends, index, "right"))
+
+    def row(self, name: str, index: int) -> dict[str, Any]:
+        """The values of a row by column, each as a pyarrow array of one element.
+
+        Raises:
+            DataError: The file is damaged.
+        """
+        position = self._position(index)
+        table = self._read(self._blocks[position])
+        first = int(self._ends[position - 1]) if position else 0
+        try:
+            return {
+                column: _one(table.column(column), index - first) for column in self.columns
+            }
+        except (ValueError, IndexError) as err:  # pyarrow's ArrowInvalid is a ValueError
+            raise DataError(
+                f"sample '{name}' cannot be read ({str(err).splitlines()[0][:200]}): the file"
+                " is damaged, or changed meanwhile: write or download it again"
+            ) from err
+
+    def image_loader(
+        self, read: Callable[[str, bytes], Sample]
+    ) -> Callable[[str, int], Sample]:
+        def load(name: str, index: int) -> Sample:
+            # No variable holds the row: the traceback of a bad image would keep its block.
+            return read(name, image_bytes(self.row(name, index)[self.columns[0]], name))
+
+        return load
+
+    def array_loader(self, inputs: Sequence[TensorSpec]) -> Callable[[str, int], Sample]:
+        def load(name: str, index: int) -> Sample:
+            values = self.row(name, index)
+            arrays = {key: number_array(value, name, key) for key, value in values.items()}
+            return item_sample(name, arrays, inputs)
+
+        return load
+
+
+def _one(column: Any, index: int) -> Any:
+    """One row of a chunked column; checked, since offsets of a mapped file may be anything."""
+    chunks = [chunk for chunk in column.slice(index, 1).chunks if len(chunk)]
+    chunks[0].validate(full=True)
+    return chunks[0]
