@@ -46,8 +46,8 @@ class Files(ABC):
         """
 
     @abstractmethod
-    def open(self, name: str) -> BinaryIO:
-        """A file for reading from any position.
+    def open(self, name: str, ahead: bool = False) -> BinaryIO:
+        """A file for reading from any position; `ahead` where it is read from front to end.
 
         Raises:
             DataError: It cannot be opened.
@@ -102,7 +102,7 @@ class LocalFiles(Files):
     def read(self, name: str) -> bytes:
         return read_file(self._root / name, name)
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str, ahead: bool = False) -> BinaryIO:
         try:
             return (self._root / name).open("rb", buffering=0)
         except OSError as err:

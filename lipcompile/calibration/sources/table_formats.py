@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any, ClassVar, final
 
 from lipcompile.calibration.sources.files import Files
-from lipcompile.errors import DataError
+from lipcompile.errors import DataError, LipCompileError
 
 _MOST_BYTES = 2 << 30
 
@@ -81,7 +81,7 @@ class Arrow(TableFormat):
                 " copy it here, or give parquet files"
             )
         pa = import_module("pyarrow")
-        with _damage_told(name):
+        with damage_told(name):
             source = pa.memory_map(str(path))
             table = _mapped(pa, source)
             return table.select(list(columns)) if columns else table
@@ -115,7 +115,7 @@ def _opened_parquet(files: Files, name: str) -> Iterator[Any]:
     path = files.local(name)
     source = files.open(name) if path is None else str(path)
     try:
-        with _damage_told(name), import_module("pyarrow.parquet").ParquetFile(source) as file:
+        with damage_told(name), import_module("pyarrow.parquet").ParquetFile(source) as file:
             yield file
     finally:
         if not isinstance(source, str):
@@ -123,12 +123,13 @@ def _opened_parquet(files: Files, name: str) -> Iterator[Any]:
 
 
 @contextmanager
-def _damage_told(name: str) -> Iterator[None]:
+def damage_told(name: str) -> Iterator[None]:
+    """Makes a DataError of what pyarrow raises on the damaged file, or row, `name`."""
     try:
         yield
-    except DataError:
+    except LipCompileError:
         raise
-    except Exception as err:  # damaged files raise from pyarrow, and from its C++ as OSError
+    except Exception as err:  # ArrowException, OSError, KeyError, UnicodeDecodeError, ...
         cause = str(getattr(err, "strerror", None) or err or type(err).__name__)
         raise DataError(
             f"data file '{name}' cannot be read ({cause.splitlines()[0][:200]}): write it, or"

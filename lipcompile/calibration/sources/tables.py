@@ -22,7 +22,12 @@ from lipcompile.calibration.sources.source import (
     indexed_source,
     listing_digest,
 )
-from lipcompile.calibration.sources.table_formats import Arrow, Parquet, TableFormat
+from lipcompile.calibration.sources.table_formats import (
+    Arrow,
+    Parquet,
+    TableFormat,
+    damage_told,
+)
 from lipcompile.calibration.sources.table_values import (
     feeding_columns,
     image_bytes,
@@ -91,7 +96,8 @@ class _Rows:
         counts: list[int] = []
         for number, name in enumerate(names):
             schema, lengths = table_format.outline(files, name)
-            columns, images = feeding_columns(name, schema, inputs)
+            with damage_told(name):
+                columns, images = feeding_columns(name, schema, inputs)
             if not number:
                 self.columns, self.images = columns, images
             elif (columns, images) != (self.columns, self.images):
@@ -130,29 +136,25 @@ class _Rows:
         position = self._position(index)
         table = self._read(self._blocks[position])
         first = int(self._ends[position - 1]) if position else 0
-        try:
-            return {
-                column: _one(table.column(column), index - first) for column in self.columns
-            }
-        except (ValueError, IndexError) as err:  # pyarrow's ArrowInvalid is a ValueError
-            raise DataError(
-                f"sample '{name}' cannot be read ({str(err).splitlines()[0][:200]}): the file"
-                " is damaged, or changed meanwhile: write or download it again"
-            ) from err
+        with damage_told(name):
+            return {key: _one(table.column(key), index - first) for key in self.columns}
 
     def image_loader(
         self, read: Callable[[str, bytes], Sample]
     ) -> Callable[[str, int], Sample]:
         def load(name: str, index: int) -> Sample:
             # No variable holds the row: the traceback of a bad image would keep its block.
-            return read(name, image_bytes(self.row(name, index)[self.columns[0]], name))
+            with damage_told(name):
+                data = image_bytes(self.row(name, index)[self.columns[0]], name)
+            return read(name, data)
 
         return load
 
     def array_loader(self, inputs: Sequence[TensorSpec]) -> Callable[[str, int], Sample]:
         def load(name: str, index: int) -> Sample:
-            values = self.row(name, index)
-            arrays = {key: number_array(value, name, key) for key, value in values.items()}
+            with damage_told(name):
+                values = self.row(name, index)
+                arrays = {key: number_array(value, name, key) for key, value in values.items()}
             return item_sample(name, arrays, inputs)
 
         return load

@@ -134,7 +134,7 @@ def _add_shard(
     builder: _Builder, files: Files, shard: str, keep: Callable[[str], bool]
 ) -> None:
     last = None
-    with files.open(shard) as file:
+    with files.open(shard, ahead=True) as file:
         for name, start, size in read_members(file, files.size(shard), shard):
             match = _MEMBER.fullmatch(name)
             if match is None or (name.startswith("__") and name.endswith("__")):
