@@ -38,6 +38,18 @@ _VERSIONS: Final = (
     "updated",
     "created",
 )
+_PACKAGES: Final = {
+    "s3": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "abfss": "adlfs",
+    "hf": "huggingface_hub",
+    "http": "aiohttp requests",
+    "https": "aiohttp requests",
+    "sftp": "paramiko",
+}
 _REFUSALS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 _SECRETS = re.compile(r"(?<=//)[^/@\s]*@|\?[^\s'\"]*")
 
@@ -94,9 +106,11 @@ def _filesystem(url: str, shown: str) -> tuple[Any, str]:
     try:
         filesystem, path = import_module("fsspec.core").url_to_fs(url)
     except ImportError as err:
+        protocol = shown.split("://")[0].split("::")[-1].lower()
+        packages = _PACKAGES.get(protocol, f"the package for '{protocol}'")
         raise MissingExtraError(
-            f"'{shown}' needs a package that is not installed ({err}): install it beside"
-            ' pip install "lipcompile[remote]"'
+            f"'{shown}' needs a package that is not installed ({_cause(err)}): pip install"
+            f" {packages}"
         ) from err
     except Exception as err:  # unknown protocols, options that miss: of any type
         raise DataError(
@@ -219,7 +233,13 @@ class RemoteFiles(Files):
     def _path(self, name: str) -> str:
         if "://" in name:
             return str(self._filesystem._strip_protocol(name))
-        return posixpath.normpath(posixpath.join(self._root, name))
+        parts = [] if name.startswith("/") else self._root.split("/")
+        for part in name.split("/"):
+            if part == "..":
+                parts = parts[:-1]
+            elif part != ".":
+                parts.append(part)
+        return "/".join(parts)
 
     def _try(self, name: str, ask: Callable[[], Answer]) -> Answer:
         for pause in (*_PAUSES, None):

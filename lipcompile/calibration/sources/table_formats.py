@@ -104,7 +104,8 @@ def _mapped(pa: Any, source: Any) -> Any:
     held, room = [], 2 * source.size() + (1 << 20)
     for batch in batches:
         held.append(batch)
-        room -= batch.nbytes
+        # batch.nbytes would follow offsets that may be damaged, and crash.
+        room -= batch.get_total_buffer_size()
         if room < 0:
             raise ValueError("it is compressed, and would be unpacked into memory as a whole")
     return pa.Table.from_batches(held, reader.schema)

@@ -243,11 +243,27 @@ def test_what_may_not_be_read_is_not_asked_for_again(here: Path, monkeypatch):
     assert flaky.calls == 1
 
 
-def test_missing_packages_are_named(monkeypatch):
-    with pytest.raises(
-        MissingExtraError, match="'dropbox://x/y' needs a package .*lipcompile"
-    ):
-        opened("dropbox://x/y")
+@pytest.mark.parametrize(
+    ("url", "packages"),
+    [
+        ("s3://bucket/x", "s3fs"),
+        ("simplecache::gs://bucket/x", "gcsfs"),
+        ("https://user:word@host/x.tar?sig=1", "aiohttp requests"),
+        ("dropbox://x", "the package for 'dropbox'"),
+    ],
+)
+def test_missing_packages_are_named(monkeypatch, url, packages):
+    def missing(_: str) -> None:
+        raise ImportError("Install it")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
+    with pytest.raises(MissingExtraError) as caught:
+        opened(url)
+    assert str(caught.value).endswith(f"is not installed (Install it): pip install {packages}")
+    assert "word" not in str(caught.value) and "sig" not in str(caught.value)
+
+
+def test_without_fsspec_the_pip_line_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "fsspec", None)
     with pytest.raises(MissingExtraError, match=r'pip install "lipcompile\[remote\]"'):
         opened("memory://bucket/x")

@@ -231,8 +231,10 @@ def test_damaged_and_empty_files(tmp_path: Path, file):
 
 
 @every_writer
-def test_damaged_bytes_give_samples_or_data_errors(tmp_path: Path, file):
-    path = WRITERS[file](tmp_path / file, pictures(IMAGES))
+@pytest.mark.parametrize("kind", ["images", "arrays"])
+def test_damaged_bytes_give_samples_or_data_errors(tmp_path: Path, file, kind):
+    table = pictures(IMAGES) if kind == "images" else pa.table({"x": NESTED})
+    path = WRITERS[file](tmp_path / file, table)
     good, rng = path.read_bytes(), np.random.default_rng(0)
     outcomes = {True: 0, False: 0}
     for _ in range(150):
