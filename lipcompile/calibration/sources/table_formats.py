@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from itertools import islice
 from typing import Any, ClassVar, final
 
 from lipcompile.calibration.sources.files import Files
 from lipcompile.errors import DataError, LipCompileError
 
 _MOST_BYTES = 2 << 30
+_RUN_BYTES = 16 << 20
 
 
 class TableFormat(ABC):
@@ -65,50 +67,66 @@ class Parquet(TableFormat):
 
 @final
 class Arrow(TableFormat):
-    """A file is one block, and mapped into memory: the system reads what is looked at."""
+    """Blocks are neighbouring record batches, mapped into memory, not read.
 
-    kept = 8
+    A block that is dropped is unmapped, so that the pages that were looked at do not add up.
+    """
+
+    kept = 2
 
     def outline(self, files: Files, name: str) -> tuple[Any, list[int]]:
-        table = self.block(files, name, 0, ())
-        return table.schema, [table.num_rows]
+        with _mapped(files, name) as (schema, runs):
+            return schema, [sum(batch.num_rows for batch in run) for run in runs]
 
     def block(self, files: Files, name: str, number: int, columns: Sequence[str]) -> Any:
-        path = files.local(name)
-        if path is None:
-            raise DataError(
-                f"'{name}' is an Arrow file, which is read where it lies on this machine only:"
-                " copy it here, or give parquet files"
-            )
-        pa = import_module("pyarrow")
-        with damage_told(name):
-            source = pa.memory_map(str(path))
-            table = _mapped(pa, source)
-            return table.select(list(columns)) if columns else table
+        with _mapped(files, name) as (schema, runs):
+            run = next(islice(runs, number, None), None)
+            if run is None:
+                raise ValueError("it has become shorter")
+            return import_module("pyarrow").Table.from_batches(run, schema).select([*columns])
 
 
-def _mapped(pa: Any, source: Any) -> Any:
-    """The table in a mapped file, which may be an Arrow stream or an Arrow file.
+@contextmanager
+def _mapped(files: Files, name: str) -> Iterator[tuple[Any, Iterator[list[Any]]]]:
+    """The schema of an Arrow stream or file, and its batches in runs of at least 16 MiB."""
+    path = files.local(name)
+    if path is None:
+        raise DataError(
+            f"'{name}' is an Arrow file, which is read where it lies on this machine only:"
+            " copy it here, or give parquet files"
+        )
+    ipc = import_module("pyarrow.ipc")
+    with damage_told(name), import_module("pyarrow").memory_map(str(path)) as source:
+        is_file = source.read(6) == b"ARROW1"
+        source.seek(0)
+        reader = ipc.open_file(source) if is_file else ipc.open_stream(source)
+        batches = (
+            map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader
+        )
+        yield reader.schema, _runs(batches, 2 * source.size() + (1 << 20))
+
+
+def _runs(batches: Iterable[Any], room: int) -> Iterator[list[Any]]:
+    """Groups batches, of which all together may take `room` bytes.
 
     Raises:
-        ValueError: It is compressed, so that it would be unpacked into memory.
+        ValueError: They take more, since they are compressed: they would lie in memory.
     """
-    if source.read(6) == b"ARROW1":
-        source.seek(0)
-        reader = pa.ipc.open_file(source)
-        batches = map(reader.get_batch, range(reader.num_record_batches))
-    else:
-        source.seek(0)
-        reader = pa.ipc.open_stream(source)
-        batches = iter(reader)
-    held, room = [], 2 * source.size() + (1 << 20)
+    run: list[Any] = []
+    size = 0
     for batch in batches:
-        held.append(batch)
         # batch.nbytes would follow offsets that may be damaged, and crash.
-        room -= batch.get_total_buffer_size()
+        length = batch.get_total_buffer_size()
+        room -= length
         if room < 0:
             raise ValueError("it is compressed, and would be unpacked into memory as a whole")
-    return pa.Table.from_batches(held, reader.schema)
+        run.append(batch)
+        size += length
+        if size >= _RUN_BYTES:
+            yield run
+            run, size = [], 0
+    if run:
+        yield run
 
 
 @contextmanager
