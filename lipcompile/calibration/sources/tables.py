@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, final
 
 import numpy as np
 
@@ -80,6 +80,7 @@ def open_tables(
     return indexed_source(kind, label, pick(rows.count), rows.name, load, origin=origin)
 
 
+@final
 class _Rows:
     """Finds a row in its file's block."""
 
