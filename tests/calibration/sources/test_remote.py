@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lipcompile.calibration.sources import remote
+from lipcompile.calibration.sources import remote, remote_files
 from lipcompile.calibration.sources.picking import Shard
 from lipcompile.errors import DataError, MissingExtraError, RunFailure
 from tests.calibration.sources.data import encoded, names, opened, put, rows
@@ -22,7 +22,7 @@ from fsspec.implementations.memory import MemoryFileSystem  # noqa: E402
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(remote, "_PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(remote_files, "_PAUSES", (0.0, 0.0, 0.0))
     yield
     MemoryFileSystem.store.clear()
     MemoryFileSystem.pseudo_dirs[:] = [""]
@@ -244,22 +244,22 @@ def test_what_may_not_be_read_is_not_asked_for_again(here: Path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("url", "packages"),
+    ("url", "remedy"),
     [
-        ("s3://bucket/x", "s3fs"),
-        ("simplecache::gs://bucket/x", "gcsfs"),
-        ("https://user:word@host/x.tar?sig=1", "aiohttp requests"),
-        ("dropbox://x", "the package for 'dropbox'"),
+        ("s3://bucket/x", "pip install s3fs"),
+        ("simplecache::gs://bucket/x", "pip install gcsfs"),
+        ("https://user:word@host/x.tar?sig=1", "pip install aiohttp requests"),
+        ("dropbox://x", "install it beside fsspec"),
     ],
 )
-def test_missing_packages_are_named(monkeypatch, url, packages):
+def test_missing_packages_are_named(monkeypatch, url, remedy):
     def missing(_: str) -> None:
         raise ImportError("Install it")
 
     monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
     with pytest.raises(MissingExtraError) as caught:
         opened(url)
-    assert str(caught.value).endswith(f"is not installed (Install it): pip install {packages}")
+    assert str(caught.value).endswith(f"is not installed (Install it): {remedy}")
     assert "word" not in str(caught.value) and "sig" not in str(caught.value)
 
 
