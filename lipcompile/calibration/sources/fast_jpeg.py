@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import import_module
 from types import ModuleType
 from typing import Final
@@ -35,14 +35,11 @@ def fast_pixels(image: Image.Image, data: bytes) -> Image.Image | None:
 def _decoder() -> Callable[[Image.Image, bytes], Image.Image | None] | None:
     """simplejpeg, unless it is missing or its libjpeg gives other bits than Pillow's."""
     try:
-        simplejpeg = import_module("simplejpeg")
-    except Exception:  # a build for another NumPy raises ValueError or RuntimeError
+        decode = partial(_decoded, import_module("simplejpeg"))
+        equal = features.check("jpg") and all(_agrees(decode, data) for data in _probes())
+    except Exception:  # builds for another NumPy raise ValueError, old versions TypeError
         return None
-
-    def decode(image: Image.Image, data: bytes) -> Image.Image | None:
-        return _decoded(simplejpeg, image, data)
-
-    return decode if features.check("jpg") and all(map(_agrees(decode), _probes())) else None
+    return decode if equal else None
 
 
 def _decoded(simplejpeg: ModuleType, image: Image.Image, data: bytes) -> Image.Image | None:
@@ -60,15 +57,10 @@ def _decoded(simplejpeg: ModuleType, image: Image.Image, data: bytes) -> Image.I
     return Image.frombuffer(image.mode, image.size, pixels, "raw", image.mode, 0, 1)
 
 
-def _agrees(
-    decode: Callable[[Image.Image, bytes], Image.Image | None],
-) -> Callable[[bytes], bool]:
-    def agrees(data: bytes) -> bool:
-        image = Image.open(io.BytesIO(data))
-        fast = decode(image, data)
-        return fast is not None and fast.tobytes() == image.tobytes()
-
-    return agrees
+def _agrees(decode: Callable[[Image.Image, bytes], Image.Image | None], data: bytes) -> bool:
+    image = Image.open(io.BytesIO(data))
+    fast = decode(image, data)
+    return fast is not None and fast.tobytes() == image.tobytes()
 
 
 def _probes() -> list[bytes]:

@@ -19,6 +19,7 @@ from lipcompile.errors import DataError
 
 simplejpeg = pytest.importorskip("simplejpeg")
 
+EXACT = simplejpeg.decode_jpeg
 PACK = Path(__file__).parents[4] / "shared" / "pack" / "data"
 SIZES = [(1, 1), (7, 3), (8, 8), (17, 31), (65, 33), (130, 67)]
 
@@ -182,16 +183,20 @@ def test_the_comparison_notices_a_decoder_with_other_bits(monkeypatch, wrong):
     assert len(differing(ordinary(), monkeypatch)) > 20
 
 
-def test_a_simplejpeg_with_other_bits_is_not_used(monkeypatch):
-    exact = simplejpeg.decode_jpeg
+def off_by_one(*args: object, buffer: np.ndarray, **options: object) -> np.ndarray:
+    result = EXACT(*args, buffer=buffer, **options)
+    result[-1, -1, -1] ^= 1
+    return result
 
-    def off_by_one(*args: object, buffer: np.ndarray, **options: object) -> np.ndarray:
-        result = exact(*args, buffer=buffer, **options)
-        result[-1, -1, -1] ^= 1
-        return result
 
+def without_options(data: bytes, colorspace: str) -> np.ndarray:
+    return EXACT(data, colorspace)
+
+
+@pytest.mark.parametrize("other", [off_by_one, without_options])
+def test_a_simplejpeg_with_other_bits_is_not_used(monkeypatch, other):
     fast_jpeg._decoder.cache_clear()
-    monkeypatch.setattr(simplejpeg, "decode_jpeg", off_by_one)
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", other)
     assert fast_jpeg._decoder() is None
     monkeypatch.undo()
     fast_jpeg._decoder.cache_clear()
