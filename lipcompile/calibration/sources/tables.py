@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final, final
+from typing import Any, Final, NamedTuple, final
 
 import numpy as np
 
@@ -80,6 +80,26 @@ def open_tables(
     return indexed_source(kind, label, pick(rows.count), rows.name, load, origin=origin)
 
 
+class _Column(NamedTuple):
+    """A column of a block: its pieces, and where each ends."""
+
+    chunks: list[Any]
+    ends: np.ndarray
+
+    @classmethod
+    def of(cls, column: Any) -> _Column:
+        chunks = column.chunks
+        return cls(chunks, np.cumsum([len(chunk) for chunk in chunks]))
+
+    def row(self, index: int) -> Any:
+        """A pyarrow array of one row; checked, since offsets in a mapped file may be wrong."""
+        number = int(np.searchsorted(self.ends, index, "right"))
+        chunk = self.chunks[number]
+        row = chunk.slice(index - int(self.ends[number]) + len(chunk), 1)
+        row.validate(full=True)
+        return row
+
+
 @final
 class _Rows:
     """Finds a row in its file's block."""
@@ -117,8 +137,11 @@ class _Rows:
         self._firsts = np.concatenate([[0], self._ends])[first_blocks]
         self._read = BlockCache(partial(self._block, files, table_format), table_format.kept)
 
-    def _block(self, files: Files, table_format: TableFormat, key: _Block) -> Any:
-        return table_format.block(files, self._names[key[0]], key[1], self.columns)
+    def _block(
+        self, files: Files, table_format: TableFormat, key: _Block
+    ) -> dict[str, _Column]:
+        table = table_format.block(files, self._names[key[0]], key[1], self.columns)
+        return {column: _Column.of(table.column(column)) for column in self.columns}
 
     def name(self, index: int) -> str:
         """ "FILE[ROW]"."""
@@ -135,10 +158,10 @@ class _Rows:
             DataError: The file is damaged.
         """
         position = self._position(index)
-        table = self._read(self._blocks[position])
         first = int(self._ends[position - 1]) if position else 0
         with damage_told(name):
-            return {key: _one(table.column(key), index - first) for key in self.columns}
+            block = self._read(self._blocks[position])
+            return {key: column.row(index - first) for key, column in block.items()}
 
     def image_loader(
         self, read: Callable[[str, bytes], Sample]
@@ -159,10 +182,3 @@ class _Rows:
             return item_sample(name, arrays, inputs)
 
         return load
-
-
-def _one(column: Any, index: int) -> Any:
-    """One row of a chunked column; checked, since offsets of a mapped file may be anything."""
-    chunks = [chunk for chunk in column.slice(index, 1).chunks if len(chunk)]
-    chunks[0].validate(full=True)
-    return chunks[0]
