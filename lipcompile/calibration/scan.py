@@ -369,7 +369,7 @@ def prepare_scan(
         on_bad_sample=options.on_bad_sample,
         shard=options.part,
     )
-    if source.kind not in ("images", "list") and (options.preprocess or options.image_flags):
+    if transform.current() is None and (options.preprocess or options.image_flags):
         raise OptionError(
             f"'{source.label}' holds arrays, which are fed as they are, so --preprocess and "
             "flags such as --mean do nothing: leave them out, or give images"

@@ -14,6 +14,7 @@ from lipcompile.calibration.sources.iterables import Reader, open_iterable, open
 from lipcompile.calibration.sources.paths import open_path
 from lipcompile.calibration.sources.picking import WHOLE, Pick, Shard
 from lipcompile.calibration.sources.random_data import RANDOM_PREFIX, open_random
+from lipcompile.calibration.sources.remote import is_url, open_url
 from lipcompile.calibration.sources.sample import target_dtype
 from lipcompile.calibration.sources.source import Source
 from lipcompile.calibration.sources.stacks import open_stack
@@ -36,8 +37,9 @@ def open_source(
     """Opens calibration data as samples for a model's inputs.
 
     Args:
-        data: A path (folder, image, .txt or .lst list, .npy, .npz), "random:N", an array, a
-            dict of arrays, an object with `get_next()`, or an iterable of arrays or dicts.
+        data: A path or URL (folder, image, .txt or .lst list, .npy, .npz, .tar shards,
+            .parquet or .arrow files), "random:N", an array, a dict of arrays, an object with
+            `get_next()`, or an iterable of arrays or dicts.
         inputs: The model's inputs.
         preprocess: Gives the transform; called only for images.
         samples: How many samples at most: a random subset in the data's order where the length
@@ -48,6 +50,8 @@ def open_source(
 
     Raises:
         DataError: The data cannot be used with these inputs.
+        MissingExtraError: The data needs a package that is not installed.
+        RunFailure: The data lies elsewhere, and cannot be reached.
         OptionError: An argument is not legal.
     """
     if samples is not None and samples < 1:
@@ -58,18 +62,38 @@ def open_source(
         raise DataError("the model has no inputs, so no calibration data can be fed to it")
     for spec in inputs:
         target_dtype(spec)  # Raises where no data of any kind could be fed to the input.
-    pick = Pick(samples, seed, shard)
-    if isinstance(data, str) and not data:
-        raise DataError("the calibration data is an empty name: give a path, or random:N")
-    if isinstance(data, str) and data.startswith(RANDOM_PREFIX):
-        source = open_random(data, inputs, pick)
-    elif isinstance(data, str | os.PathLike):
-        source = open_path(Path(data), inputs, preprocess, pick)
-    elif isinstance(data, np.ndarray | Mapping):
-        source = open_stack(type(data).__name__, data, inputs, pick)
-    elif isinstance(data, Reader):
-        source = open_reader(data, inputs, pick)
-    else:
-        source = open_iterable(data, inputs, pick)
+    source = _open(data, inputs, preprocess, Pick(samples, seed, shard))
     source.skip_bad = on_bad_sample == "skip"
     return source
+
+
+def _open(
+    data: object,
+    inputs: Sequence[TensorSpec],
+    preprocess: Callable[[], Preprocess] | None,
+    pick: Pick,
+) -> Source:
+    if isinstance(data, str):
+        return _open_named(data, inputs, preprocess, pick)
+    if isinstance(data, os.PathLike):
+        return open_path(Path(data), inputs, preprocess, pick)
+    if isinstance(data, np.ndarray | Mapping):
+        return open_stack(type(data).__name__, data, inputs, pick)
+    if isinstance(data, Reader):
+        return open_reader(data, inputs, pick)
+    return open_iterable(data, inputs, pick)
+
+
+def _open_named(
+    name: str,
+    inputs: Sequence[TensorSpec],
+    preprocess: Callable[[], Preprocess] | None,
+    pick: Pick,
+) -> Source:
+    if not name:
+        raise DataError("the calibration data is an empty name: give a path, or random:N")
+    if name.startswith(RANDOM_PREFIX):
+        return open_random(name, inputs, pick)
+    if is_url(name):
+        return open_url(name, inputs, preprocess, pick)
+    return open_path(Path(name), inputs, preprocess, pick)

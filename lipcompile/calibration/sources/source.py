@@ -13,7 +13,9 @@ from lipcompile.calibration.sources.reading_ahead import read_ahead
 from lipcompile.calibration.sources.sample import Sample
 from lipcompile.errors import DataError
 
-Kind = Literal["images", "list", "npy", "npz", "iterable", "reader", "random"]
+Kind = Literal[
+    "images", "list", "npy", "npz", "tar", "arrow", "parquet", "iterable", "reader", "random"
+]
 Load = Callable[[], Sample]
 
 
