@@ -37,8 +37,9 @@ def calibrate(
 
     Args:
         model: A path, `onnx.ModelProto`, `onnx_ir.Model` or graphsurgeon `Graph`.
-        data: A folder of images, a list file, .npy or .npz, an array, a dict of arrays, any
-            iterable of them, an ONNX Runtime `CalibrationDataReader`, or "random:N".
+        data: A folder of images, a list file, .npy or .npz, .tar shards as WebDataset writes
+            them, .parquet or .arrow files, a URL, an array, a dict of arrays, any iterable of
+            them, an ONNX Runtime `CalibrationDataReader`, or "random:N".
         count_cr: For each of these c_r a second scan counts, by input feature, how many
             elements are at most c_r * max |x| in magnitude (for the weight variant).
         table: With `count_cr`, a table (or its path) whose maxima are used as they are, so

@@ -9,7 +9,11 @@ import click
 
 from lipcompile.cli.show import format_flag
 
-DATA_HELP = "Calibration data: a folder of images, a list file, .npy, .npz, or random:N."
+DATA_KINDS = (
+    "a folder of images, a list file, .npy, .npz, .tar shards, .parquet or .arrow files, a URL, "
+    "or random:N."
+)
+DATA_HELP = f"Calibration data: {DATA_KINDS}"
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 

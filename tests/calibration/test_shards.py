@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +155,17 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "pass --allow-overlap" in capsys.readouterr().err
     assert run([*overlapping, "--allow-overlap", "-q"]) == 0
     assert load_table(tmp_path / "o.json").sites == load_table(tmp_path / "whole.json").sites
+
+
+def test_shards_of_an_archive_with_a_transform(tmp_path: Path) -> None:
+    """--shard and image flags reach images wherever they lie."""
+    paths = sorted(CALIBRATION.glob("*.png"))[:20]
+    with tarfile.open(tmp_path / "shard.tar", "w") as archive:
+        for path in paths:
+            archive.add(path, path.name)
+    (tmp_path / "list.txt").write_text("\n".join(map(str, paths)))
+    flags: dict[str, Any] = {"image_flags": {"mean": (0.5,), "std": (0.25,)}}
+    whole = table(tmp_path / "list.txt", **flags)
+    parts = [table(tmp_path / "shard.tar", shard=f"{i}/2", **flags) for i in (1, 2)]
+    assert merge_tables(parts).digest == whole.digest
+    assert whole.digest != table(tmp_path / "list.txt").digest
