@@ -106,9 +106,7 @@ def _start_writeback(writer: BinaryIO, written: int) -> None:
     if hasattr(os, "posix_fadvise"):
         end = os.lseek(writer.fileno(), 0, os.SEEK_CUR)
         with contextlib.suppress(OSError):  # an advice: whether it is taken or not
-            os.posix_fadvise(
-                writer.fileno(), end - written, written, os.POSIX_FADV_DONTNEED
-            )
+            os.posix_fadvise(writer.fileno(), end - written, written, os.POSIX_FADV_DONTNEED)
 
 
 def _copy_block(reader: BinaryIO, writer: BinaryIO, remaining: int) -> int:

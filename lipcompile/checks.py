@@ -75,8 +75,8 @@ def check_outputs(
 ) -> Agreement | None:
     """The hardened model loads, and gives finite outputs where the original did.
 
-    Where there is nothing to run, a model with external weights is loaded without reading them:
-    as it stands, neither optimised nor prepacked.
+    Where there is nothing to run, a model with external weights is loaded as it stands,
+    neither optimised nor prepacked, which reads no weight.
 
     Args:
         source: The original.
