@@ -84,14 +84,14 @@ def render(
 def _render_node(base: onnx.ModelProto, node: ir.Node) -> onnx.NodeProto:
     index, fingerprint, _ = node.meta.get("lipcompile.origin", (None, None, None))
     if index is None:
-        fresh: onnx.NodeProto = ir.to_proto(node)
+        fresh: onnx.NodeProto = ir.serde.serialize_node(node)
         return fresh
     original: onnx.NodeProto = base.graph.node[index]
     now = _fingerprint(node)
     if fingerprint == now:
         return original
     # Only the fields that a pass changed: whether an empty name was written is kept as well.
-    edited, fresh = onnx.NodeProto(), ir.to_proto(node)
+    edited, fresh = onnx.NodeProto(), ir.serde.serialize_node(node)
     edited.CopyFrom(original)
     edited.op_type = fresh.op_type
     for field, before, after in zip(_FINGERPRINT, fingerprint, now, strict=True):
@@ -207,7 +207,7 @@ def with_extra_outputs(base: onnx.ModelProto, nodes: Sequence[ir.Node]) -> bytes
     """
     extra = onnx.ModelProto()
     for node in nodes:
-        extra.graph.node.append(ir.to_proto(node))
+        extra.graph.node.append(ir.serde.serialize_node(node))
         for value in node.outputs:
             if not value.uses():
                 extra.graph.output.append(ir.to_proto(value))
