@@ -63,11 +63,11 @@ def work(what: str, folder: Path) -> None:
 
     def timed(*arguments: object, **options: object) -> object:
         start = time.perf_counter()
-        session = honest(*arguments, **options)  # type: ignore[arg-type]
+        session = honest(*arguments, **options)
         loading[0] += time.perf_counter() - start
         return session
 
-    runtime.open_session = timed  # type: ignore[assignment]
+    runtime.open_session = timed
     start = time.perf_counter()
     if what == "inspect":
         str(lipcompile.inspect(folder / "model.onnx"))

@@ -75,11 +75,11 @@ def heavy_model(folder: Path, megabytes: int, sparse: bool = False) -> Path:
 
     Args:
         folder: Where model.onnx and weights.bin go.
-        megabytes: Size of weights.bin, in steps of 64 MiB; at least 128, for a layer to harden.
+        megabytes: Size of weights.bin, in steps of 64 MiB; at least 3, for a layer to harden.
         sparse: Let the file be a hole, which reads as zeros and takes no space.
     """
     size = 4 * SIDE * SIDE
-    count = max((megabytes << 20) // size, 2)
+    count = max((megabytes << 20) // size, 3)
     nodes, tensors, x = [], [], "x"
     for layer in range(count):
         tensors.append(_external(f"w{layer}", layer * size, size))
