@@ -159,7 +159,7 @@ class _Readers:
 
     def below(self, value: ir.Value) -> _Below:
         # Without recursion, since ways may be long: a value is decided when those below are.
-        queue = [value]
+        queue = [] if value in self._known else [value]
         while queue:
             current = queue[-1]
             missing = [v for v in self._behind(current) if v not in self._known]
@@ -204,13 +204,21 @@ class _Readers:
 
 
 @dataclass(frozen=True, slots=True)
+class _Written:
+    """How a form would be computed at a tensor, and whether that is dearer than below."""
+
+    encoding: Encoding
+    shift: BiasShift | None
+    dear: bool
+
+
+@dataclass(frozen=True, slots=True)
 class _Place:
-    """A tensor that a form could be computed at, and how."""
+    """A tensor that a form could be computed at, for whom, and how."""
 
     anchor: ir.Value
     readers: tuple[Edge, ...]
-    encoding: Encoding
-    shift: BiasShift | None
+    how: _Written
 
 
 # What a place depends on beside the tensor, of the site that asks for it.
@@ -224,22 +232,20 @@ class _Planner:
     target: Target
     readers: _Readers
     above: dict[tuple[ir.Value, _Asked], _Place | None] = field(default_factory=dict)
+    written: dict[tuple[ir.Value, _Asked], _Written] = field(default_factory=dict)
 
     def plan(self, threshold: Threshold) -> SitePlan:
         """The earliest anchor that needs no operator of its own, else the earliest one that
         only a rearrangement divides from the site, and no change of layout."""
         site = threshold.site
         asked = threshold.c, site.dtype, site.nonnegative
-        place = self._above(site.value, asked) or self._at(
-            site.value, tuple(map(_edge, site.layers)), asked
-        )
+        place = self._above(site.value, asked)
+        if place is None:
+            edges = tuple(map(_edge, site.layers))
+            place = _Place(site.value, edges, self._at(site.value, asked))
+        how = place.how
         return SitePlan(
-            threshold,
-            place.anchor,
-            place.readers,
-            place.encoding,
-            place.shift,
-            self.target,
+            threshold, place.anchor, place.readers, how.encoding, how.shift, self.target
         )
 
     def _above(self, value: ir.Value, asked: _Asked) -> _Place | None:
@@ -267,18 +273,22 @@ class _Planner:
 
     def _fitting(self, value: ir.Value, node: ir.Node, asked: _Asked) -> _Place | None:
         """The place at `value`, above `node`, unless it needs an operator, dearer there."""
-        place = self._at(value, ((node, 0),), asked)
-        if place.encoding.way == "insert" and self._costs(value, asked[0]):
+        how = self._at(value, asked)
+        if how.encoding.way == "insert" and how.dear:
             return None
-        return place
+        return _Place(value, ((node, 0),), how)
 
     def _costs(self, anchor: ir.Value, c: float) -> bool:
         """Whether f_c is dearer there than below: on more elements, or in another layout."""
         below = self.readers.below(anchor)
         return below.pooled or (below.blocked and not self.readers.channels(anchor, c))
 
-    def _at(self, anchor: ir.Value, readers: tuple[Edge, ...], asked: _Asked) -> _Place:
-        c, dtype, nonnegative = asked
+    def _at(self, anchor: ir.Value, asked: _Asked) -> _Written:
+        if (anchor, asked) not in self.written:
+            self.written[anchor, asked] = self._write(anchor, *asked)
+        return self.written[anchor, asked]
+
+    def _write(self, anchor: ir.Value, c: float, dtype: str, nonnegative: bool) -> _Written:
         quantised = bool(quantisers(anchor))
         alone = self.readers.below(anchor).takes(c) and not quantised
         activation = anchor.producer() if alone else None
@@ -297,7 +307,7 @@ class _Planner:
             target=self.target,
             c=c,
         )
-        return _Place(anchor, readers, self.form.encoding(context), shift)
+        return _Written(self.form.encoding(context), shift, self._costs(anchor, c))
 
 
 def _output_channels(anchor: ir.Value) -> int | None:
