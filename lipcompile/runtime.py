@@ -57,6 +57,8 @@ class RuntimeOptions:
         allow_cpu_fallback: Run on the CPU when a provider is not active.
         threads: Intra-operator threads; 0 lets ONNX Runtime choose.
         optimize: Whether ONNX Runtime optimises the graph.
+        prepack: Whether kernels may lay out weights anew when a session is made. With neither
+            this nor `optimize`, the CPU provider maps external weights and reads none.
         spinning: Let idle threads wait actively. Off where sessions take turns in one process:
             the threads of one would run against the other.
         verbose: Let ONNX Runtime's warnings through.
@@ -66,6 +68,7 @@ class RuntimeOptions:
     allow_cpu_fallback: bool = False
     threads: int = 0
     optimize: bool = True
+    prepack: bool = True
     spinning: bool = True
     verbose: bool = False
 
@@ -201,6 +204,8 @@ def open_session(
     native.log_severity_level = _WARNING if options.verbose else _FATAL
     if not options.spinning:
         native.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not options.prepack:
+        native.add_session_config_entry("session.disable_prepacking", "1")
     if not options.optimize:
         native.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if base_dir is not None and isinstance(model, bytes):

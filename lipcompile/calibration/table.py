@@ -13,12 +13,12 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lipcompile.atomic import write_bytes
-from lipcompile.calibration.counts import SiteCounts, counted_for, parse_counts, relative
+from lipcompile.calibration.counts import Key, SiteCounts, counted_for, parse_counts, relative
 from lipcompile.calibration.json_values import decoded, encoded, of_type
 from lipcompile.calibration.preprocess.transform import Preprocess
 from lipcompile.calibration.shards import ShardRecord
@@ -151,6 +151,13 @@ class CalibrationTable:
     runtime: str
     complete: bool = True
     counts: tuple[SiteCounts, ...] = ()
+    _maxima: Mapping[str, float] = field(init=False, repr=False, compare=False)
+    _counts: Mapping[Key, SiteCounts] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        maxima = {site.tensor: site.absmax for site in self.sites}
+        object.__setattr__(self, "_maxima", maxima)
+        object.__setattr__(self, "_counts", {row.key: row for row in self.counts})
 
     def __getitem__(self, tensor: str) -> float:
         """absmax of a site.
@@ -159,7 +166,7 @@ class CalibrationTable:
             TableError: The table does not hold this site.
         """
         self.require([tensor])
-        return next(site.absmax for site in self.sites if site.tensor == tensor)
+        return self._maxima[tensor]
 
     def require(self, tensors: Iterable[str]) -> None:
         """Refuses to lack one of these sites.
@@ -167,9 +174,8 @@ class CalibrationTable:
         Raises:
             TableError: The table does not hold one of them.
         """
-        held = {site.tensor for site in self.sites}
         for tensor in tensors:
-            if tensor not in held:
+            if tensor not in self._maxima:
                 raise TableError(
                     f"the calibration table of '{self.model}' has no site '{tensor}': "
                     "calibrate again with the same --rule, --include and --exclude as here, "
@@ -182,9 +188,9 @@ class CalibrationTable:
         Raises:
             TableError: They were not taken.
         """
-        for row in self.counts:
-            if row.key == (tensor, axis, c):
-                return row
+        row = self._counts.get((tensor, axis, c))
+        if row is not None:
+            return row
         held = f"has counts for {counted}" if (counted := self._counted()) else "has no counts"
         raise TableError(
             f"counts for c_r = {relative(c, self[tensor])} at site '{tensor}' were not taken "
@@ -252,7 +258,7 @@ class CalibrationTable:
         return lines
 
     def _counted(self) -> str:
-        return counted_for(self.counts, {site.tensor: site.absmax for site in self.sites})
+        return counted_for(self.counts, self._maxima)
 
     def __str__(self) -> str:
         rows = [(site.tensor, site.dtype, number(site.absmax)) for site in self.sites]

@@ -84,14 +84,14 @@ def render(
 def _render_node(base: onnx.ModelProto, node: ir.Node) -> onnx.NodeProto:
     index, fingerprint, _ = node.meta.get("lipcompile.origin", (None, None, None))
     if index is None:
-        fresh: onnx.NodeProto = ir.to_proto(node)
+        fresh: onnx.NodeProto = ir.serde.serialize_node(node)
         return fresh
     original: onnx.NodeProto = base.graph.node[index]
     now = _fingerprint(node)
     if fingerprint == now:
         return original
     # Only the fields that a pass changed: whether an empty name was written is kept as well.
-    edited, fresh = onnx.NodeProto(), ir.to_proto(node)
+    edited, fresh = onnx.NodeProto(), ir.serde.serialize_node(node)
     edited.CopyFrom(original)
     edited.op_type = fresh.op_type
     for field, before, after in zip(_FINGERPRINT, fingerprint, now, strict=True):
@@ -207,10 +207,11 @@ def with_extra_outputs(base: onnx.ModelProto, nodes: Sequence[ir.Node]) -> bytes
     """
     extra = onnx.ModelProto()
     for node in nodes:
-        extra.graph.node.append(ir.to_proto(node))
+        extra.graph.node.append(ir.serde.serialize_node(node))
         for value in node.outputs:
             if not value.uses():
                 extra.graph.output.append(ir.to_proto(value))
+    _check_size(base.ByteSize() + extra.ByteSize())
     return serialize(base) + extra.SerializeToString(deterministic=True)
 
 
@@ -220,15 +221,19 @@ def serialize(proto: onnx.ModelProto) -> bytes:
     Raises:
         ModelError: The inline weights do not fit into one protobuf message (2 GiB).
     """
-    if proto.ByteSize() > PROTOBUF_LIMIT:
-        raise ModelError(
-            f"the model has {proto.ByteSize()} bytes in memory, and protobuf holds at most "
-            "2 GiB: save it with external data and pass the path"
-        )
+    _check_size(proto.ByteSize())
     try:
         return proto.SerializeToString(deterministic=True)
     except (ValueError, MemoryError) as error:
         raise RunFailure(f"the model could not be serialised ({error})") from error
+
+
+def _check_size(size: int) -> None:
+    if size > PROTOBUF_LIMIT:
+        raise ModelError(
+            f"the model has {size} bytes in memory, with what was added to it, and protobuf "
+            "holds at most 2 GiB: save it with external data and pass the path"
+        )
 
 
 def relocate(proto: onnx.ModelProto, locations: Mapping[str, str]) -> None:
@@ -252,7 +257,12 @@ def _external_protos(proto: onnx.ModelProto) -> Iterable[onnx.TensorProto]:
 
 
 def passes_checker(proto: onnx.ModelProto) -> bool:
-    """Whether ONNX's own checker accepts the model; external weights are not read for it."""
+    """Whether ONNX's own checker accepts the model; external weights are not read for it.
+
+    Raises:
+        ModelError: The inline weights do not fit into one protobuf message.
+    """
+    _check_size(proto.ByteSize())
     subject = proto
     if any(True for _ in _external_protos(proto)):
         subject = onnx.ModelProto()
