@@ -10,8 +10,8 @@ import click
 from lipcompile.cli.show import format_flag
 
 DATA_KINDS = (
-    "a folder of images, a list file, .npy, .npz, .tar shards, .parquet or .arrow files, a URL, "
-    "or random:N."
+    "a folder of images, a list file, .npy, .npz, .tar shards, .parquet or .arrow files, "
+    "a URL, or random:N."
 )
 DATA_HELP = f"Calibration data: {DATA_KINDS}"
 Command = TypeVar("Command", bound=Callable[..., Any])
