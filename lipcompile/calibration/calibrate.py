@@ -79,8 +79,7 @@ def calibrate(
         run_counting(counting, journal, progress, again=table is None)
         result = counting.counted_table
     if target is not None:
-        result.save(target)
-    journal.remove()
+        journal.become(result, target)
     return result
 
 

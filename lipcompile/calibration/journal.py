@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -162,6 +163,20 @@ class Journal:
     def told(self, text: str) -> None:
         """Says something about the file, for example why it is not gone on from."""
         _log.warning("'%s': %s", self.path, text)
+
+    def become(self, table: CalibrationTable, target: Path) -> None:
+        """Writes the table to `target`, and removes the file: in one step where there is one,
+        so that a process that is killed leaves the one or the other.
+
+        Raises:
+            OutputError, SaveError: It cannot be written.
+        """
+        if self.active and self.path.exists() and not target.exists():
+            table.save(self.path)
+            os.replace(self.path, target)
+        else:
+            table.save(target)
+            self.remove()
 
     def remove(self) -> None:
         """Removes the file: the result that it was for is written."""

@@ -26,7 +26,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 def killed(seed: int, folder: Path, whole: bytes) -> int:
     rng = random.Random(seed)
-    command = [*CALIBRATE, *COUNTS, "-o", "t.json", "-q"]
+    command = [*CALIBRATE, *COUNTS, "-o", "t.json", "-q", "--force"]
     kills, err = kill_and_finish(command, folder, 2.0, rng)
     assert (folder / "t.json").read_bytes() == whole
     assert os.listdir(folder) == ["t.json"], "nothing temporary stays"
