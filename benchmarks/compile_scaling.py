@@ -127,7 +127,8 @@ def peak_mb() -> float:
 def command(folder: Path, target: Path) -> float:
     """Runs the whole command; returns its peak resident memory in MB."""
     code = (
-        "import sys; from lipcompile.cli.main import run; code = run(sys.argv[1:]); "
+        "import sys; from lipcompile.cli.main import load_later, run; load_later(); "
+        "code = run(sys.argv[1:]); "
         "status = open('/proc/self/status').read(); "
         "print(status.partition('VmHWM:')[2].split()[0]); sys.exit(code)"
     )
