@@ -13,10 +13,10 @@ demo: $(VENV)/.cpu ## Harden the bundled model on bundled images, and write a re
 	$(BIN)/lipcompile demo --output-dir demo-output --force
 
 test: $(VENV)/.test ## Run the test suite
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-all: $(VENV)/.test ## Run the test suite with the slow, exhaustive tests
-	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "slow or not slow"
 
 lint: $(VENV)/.lint ## Check style, dependency walls and types
 	$(BIN)/ruff check .

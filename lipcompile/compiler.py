@@ -12,7 +12,9 @@ from typing import Any
 
 from lipcompile import model_io
 from lipcompile.calibration.calibrate import default_table
-from lipcompile.calibration.scan import Progress, ScanOptions
+from lipcompile.calibration.journal import Journal, beside
+from lipcompile.calibration.options import ScanOptions
+from lipcompile.calibration.scan import Progress
 from lipcompile.calibration.table import CalibrationTable
 from lipcompile.compiling import compile_task, open_task
 from lipcompile.ensembles.options import EnsembleOptions
@@ -117,8 +119,9 @@ def harden(
     targets.check(force, model_io.paths_among(model, table, calib))
     task = open_task(model, selector, how[1], force, request)
     targets.check(force, tuple(item.path for item in task.loaded.external))
-    beside = default_table(task.loaded.name, targets.model)
-    measuring = Measuring(task.loaded, task.selection, calib, table, *how, beside, progress)
+    place = beside(default_table(task.loaded.name, targets.model))
+    journal = Journal(place, resume=how[0].resume, active=bool(targets.model) and not dry_run)
+    measuring = Measuring(task.loaded, task.selection, calib, table, *how, journal, progress)
     measured, probes = measuring.run(request)
     compiled = compile_task(task, request, measured, probes)
     judged, latency = judge(
@@ -126,6 +129,7 @@ def harden(
     )
     allowed = not failures(judged)
     files = targets.write(task.loaded, compiled.proto if allowed else None, measured)
+    journal.remove()
     output_file = files[0] if files else None
     in_memory = allowed and task.loaded.kind != "path"
     return HardenResult(

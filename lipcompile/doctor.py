@@ -28,6 +28,10 @@ EXTRAS = {
     "gpu": ("onnxruntime-gpu",),
     "audit": ("torch", "scipy", "pyautoattack"),
     "graphsurgeon": ("onnx-graphsurgeon",),
+    "ray": ("ray",),
+    "arrow": ("pyarrow",),
+    "remote": ("fsspec",),
+    "fast": ("simplejpeg",),
 }
 
 

@@ -15,6 +15,7 @@ A message states the fact (names in quotes, got and expected), the cause, and th
     |   |-- ProviderError           an execution provider that is not active
     |   `-- MissingExtraError       a package that an extra installs
     |-- RunFailure              4   something broke while it ran
+    |   |-- OutOfMemory             a model does not fit, not even with one sample
     |   |-- NonFiniteError          NaN or Inf at a site or an output
     |   |-- CheckFailed             the compiled model failed our own checks
     |   `-- SaveError               writing failed (a full disk, an I/O error)
@@ -86,6 +87,10 @@ class RunFailure(LipCompileError):
     """Something broke while it ran: inference, our own checks, or writing."""
 
     exit_code = 4
+
+
+class OutOfMemory(RunFailure):
+    """A run needs more memory than there is; batches of several samples are halved first."""
 
 
 class NonFiniteError(RunFailure):

@@ -67,20 +67,24 @@ def checked_ranges(model: ir.Model, base_dir: Path | None) -> tuple[ExternalRang
             link), is missing, or is shorter than the tensor needs.
     """
     ranges = []
+    sizes: dict[str, int] = {}  # many tensors share a file, and looking at it takes its time
     for tensor in external_tensors(model):
         if base_dir is None:
             raise ModelError(
                 f"tensor '{tensor.name}' keeps its data in '{tensor.location}', and a model "
                 "in memory has no folder to look in: pass the model's path instead"
             )
-        ranges.append(_checked_range(tensor, base_dir))
+        location = os.fspath(tensor.location)
+        subject = f"external data of tensor '{tensor.name}': '{location}'"
+        if location not in sizes:
+            sizes[location] = _checked_size(location, base_dir, subject)
+        ranges.append(_checked_range(tensor, base_dir / location, sizes[location], subject))
     return tuple(ranges)
 
 
-def _checked_range(tensor: ir.ExternalTensor, base_dir: Path) -> ExternalRange:
-    location = os.fspath(tensor.location)
+def _checked_size(location: str, base_dir: Path, subject: str) -> int:
+    """The size in bytes of a file that may be read."""
     path = base_dir / location
-    subject = f"external data of tensor '{tensor.name}': '{location}'"
     if os.path.isabs(location) or ".." in Path(location.replace("\\", "/")).parts:
         raise ModelError(
             f"{subject} points outside the model's folder, which is refused because a model "
@@ -104,14 +108,20 @@ def _checked_range(tensor: ir.ExternalTensor, base_dir: Path) -> ExternalRange:
             f"{subject} is missing from '{base_dir}': the model was copied without its data; "
             "put the file back"
         )
+    return path.stat().st_size
+
+
+def _checked_range(
+    tensor: ir.ExternalTensor, path: Path, size: int, subject: str
+) -> ExternalRange:
     offset = tensor.offset or 0
-    size = path.stat().st_size
     length = (size - offset) if tensor.length is None else tensor.length
     if offset < 0 or length < tensor.nbytes or offset + length > size:
         raise ModelError(
             f"{subject} has {size} bytes, and the tensor needs {tensor.nbytes} from offset "
             f"{offset} on: the file is truncated or belongs to another model"
         )
+    location = os.fspath(tensor.location)
     return ExternalRange(tensor.name or "", location, path, offset, length)
 
 

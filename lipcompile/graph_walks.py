@@ -2,9 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import onnx_ir as ir
+
+Readers = Mapping[ir.Value, list[ir.Value]]
+
+
+def walk_back(
+    start: Iterable[ir.Value], sources: Callable[[ir.Value], Iterable[ir.Value]]
+) -> Readers:
+    """All that `start` is computed from as far as `sources` tells, and `start` itself: each
+    value with the values that are computed from it directly."""
+    readers: dict[ir.Value, list[ir.Value]] = {value: [] for value in start}
+    queue = list(readers)
+    while queue:
+        value = queue.pop()
+        for source in sources(value):
+            if source not in readers:
+                readers[source] = []
+                queue.append(source)
+            readers[source].append(value)
+    return readers
+
+
+def all_behind(values: Iterable[ir.Value], readers: Readers) -> set[ir.Value]:
+    """`values`, and all that is computed from them on the way of `walk_back`."""
+    found = set(values)
+    queue = list(found)
+    while queue:
+        fresh = [value for value in readers[queue.pop()] if value not in found]
+        found.update(fresh)
+        queue += fresh
+    return found
 
 
 def nodes_behind(graph: ir.Graph, value: ir.Value) -> set[ir.Node]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
@@ -117,8 +117,9 @@ def _propagate(roots: Iterable[ir.Value]) -> frozenset[ir.Value]:
         for node, _ in queue.pop().uses():
             if not _is_foldable(node):
                 continue
-            known = missing.get(node, sum(v is not None for v in node.inputs))
-            missing[node] = known - 1
+            if node not in missing:
+                missing[node] = sum(v is not None for v in node.inputs)
+            missing[node] -= 1
             if missing[node] == 0:
                 fresh = [v for v in node.outputs if v not in reached]
                 reached.update(fresh)
@@ -144,7 +145,8 @@ def find_linear_layers(
         ModelError: The model is hardened, and its provenance is damaged.
     """
     # Named there as well as marked on nodes: some tools drop the marks, some the provenance.
-    forged = frozenset(record.get("forged") for record in read_sites(model.metadata_props))
+    records = read_sites(model.metadata_props)
+    forged = _ForgedTensors(frozenset(record.get("forged") for record in records))
     found = []
     for position, node in enumerate(model.graph.all_nodes()):
         inside = node.graph is not model.graph
@@ -176,7 +178,7 @@ def _in_subgraph(node: ir.Node, constants: Constants) -> _Verdict | None:
 
 
 def _classify(
-    node: ir.Node, constants: Constants, position: int, forged: frozenset[str | None]
+    node: ir.Node, constants: Constants, position: int, forged: _ForgedTensors
 ) -> LinearLayer | _Verdict | None:
     if node.op_type not in LINEAR_OPS or node.domain not in STANDARD_DOMAINS:
         return _unsupported(node, constants)
@@ -205,9 +207,7 @@ def _classify(
     )
 
 
-def _obstacle(
-    data: ir.Value, dtype: str | None, forged: frozenset[str | None]
-) -> _Verdict | None:
+def _obstacle(data: ir.Value, dtype: str | None, forged: _ForgedTensors) -> _Verdict | None:
     if dtype is None:
         hint = "run onnx.shape_inference first"
         return "unknown-type", f"the element type of its weight cannot be told: {hint}"
@@ -215,7 +215,7 @@ def _obstacle(
         return "integer", f"works on {dtype}, and forged functions on floats"
     if data.is_graph_input():
         return "graph-input", "is fed by a graph input, not by an activation"
-    if _reads_forged(data, forged):
+    if forged.reach(data):
         return "already-hardened", "its input is forged already"
     return None
 
@@ -235,14 +235,35 @@ def is_forged(node: ir.Node) -> bool:
     return (node.name or "").startswith(f"{MARK}/") or f"{MARK}.form" in node.metadata_props
 
 
-def _reads_forged(data: ir.Value, forged: frozenset[str | None]) -> bool:
-    """Whether `data` is a forged tensor, or one that was rearranged or pooled since."""
-    value: ir.Value | None = data
-    while value is not None and (node := value.producer()) is not None:
-        if value.name in forged or is_forged(node):
-            return True
-        value = node.inputs[0] if commutes(node) else None
-    return False
+@dataclass(frozen=True, slots=True)
+class _ForgedTensors:
+    """What an earlier run forged: by name, or by the mark of the node.
+
+    Attributes:
+        names: Forged tensors that the provenance names.
+        known: What was found out of values, so that layers on one way look at it once.
+    """
+
+    names: frozenset[str | None]
+    known: dict[ir.Value, bool] = field(default_factory=dict)
+
+    def reach(self, data: ir.Value) -> bool:
+        """Whether `data` is a forged tensor, or one that was rearranged or pooled since."""
+        passed: list[ir.Value] = []
+        found = False
+        value: ir.Value | None = data
+        while value is not None and (node := value.producer()) is not None:
+            if value in self.known:
+                found = self.known[value]
+                break
+            passed.append(value)
+            self.known[value] = False  # in a damaged graph the way may be a circle
+            if value.name in self.names or is_forged(node):
+                found = True
+                break
+            value = node.inputs[0] if commutes(node) else None
+        self.known.update(dict.fromkeys(passed, found))
+        return found
 
 
 def layer_name(node: ir.Node) -> str:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from lipcompile.calibration.calibrate import run_counting, run_scan
 from lipcompile.calibration.counting import check_readable_twice, prepare_counting
+from lipcompile.calibration.journal import Journal
+from lipcompile.calibration.options import ScanOptions
 from lipcompile.calibration.probes import PROBE_SAMPLES, Probe
-from lipcompile.calibration.scan import Progress, Scan, ScanOptions, prepare_scan
+from lipcompile.calibration.scan import Progress, Scan, prepare_scan
 from lipcompile.calibration.table import CalibrationTable, load_table
 from lipcompile.errors import DataError
 from lipcompile.forged import Hard
@@ -34,7 +36,7 @@ class Measuring:
         table: A table, or its path, in place of a scan for maxima; or None.
         options: How to read the data.
         runtime: Providers and threads.
-        beside: Next to this path a partial table goes when Ctrl-C stops a scan.
+        journal: Where a scan stands, for Ctrl-C and for processes that are killed.
         progress: Called with samples done and samples in all (None if unknown).
     """
 
@@ -44,7 +46,7 @@ class Measuring:
     table: CalibrationTable | str | os.PathLike[str] | None
     options: ScanOptions
     runtime: RuntimeOptions
-    beside: Path
+    journal: Journal
     progress: Progress | None
 
     def run(self, request: Request) -> tuple[CalibrationTable | None, Sequence[Probe]]:
@@ -60,7 +62,7 @@ class Measuring:
         probes: Sequence[Probe] = ()
         if table is None:
             running = self._prepared(self.options)
-            run_scan(running, self.beside, self.progress)
+            run_scan(running, self.journal, self.progress)
             table, probes = running.table, running.probe
         elif self.calib is not None:
             probes = self._probes()
@@ -102,7 +104,7 @@ class Measuring:
             self.options,
             self.runtime,
         )
-        run_counting(counting, self.beside if self.table is None else None, self.progress)
+        run_counting(counting, self.journal, self.progress, again=self.table is None)
         counted = counting.counted_table
         if counted.data.digest != table.data.digest:
             raise DataError(

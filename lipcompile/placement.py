@@ -19,8 +19,8 @@ site that asks; only on the tensor, and on all that lies below it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
@@ -94,7 +94,7 @@ def plan_sites(
         opset: Version of the default operator set.
         target: Where the model will run.
     """
-    planner = _Planner(form, opset, target, _forged_edges(thresholds))
+    planner = _Planner(form, opset, target, _Readers(_forged_edges(thresholds)))
     return tuple(planner.plan(threshold) for threshold in thresholds)
 
 
@@ -119,98 +119,195 @@ class _Reader:
 
 
 @dataclass(frozen=True, slots=True)
+class _Below:
+    """What reads a tensor, directly and through operators that commute with a form.
+
+    Attributes:
+        forged_alone: Whether only layers that will be forged do, with one threshold.
+        c: That threshold; None where nothing but the shape is read.
+        pooled: Whether a MaxPool lies in between.
+        blocked: Whether a convolution is among the layers.
+    """
+
+    forged_alone: bool
+    c: float | None = None
+    pooled: bool = False
+    blocked: bool = False
+
+    def takes(self, c: float) -> bool:
+        """Whether a form with threshold c may be computed above."""
+        return self.forged_alone and self.c in (None, c)
+
+
+_OTHERS = _Below(forged_alone=False)
+
+
+def _joined(parts: Sequence[_Below]) -> _Below:
+    thresholds = {part.c for part in parts if part.c is not None}
+    if len(thresholds) > 1 or not all(part.forged_alone for part in parts):
+        return _OTHERS
+    pooled, blocked = any(p.pooled for p in parts), any(p.blocked for p in parts)
+    return _Below(True, next(iter(thresholds), None), pooled, blocked)
+
+
+class _Readers:
+    """Looks at every tensor once, whichever site asks for it."""
+
+    def __init__(self, forged: Mapping[Edge, _Reader]) -> None:
+        self._forged = forged
+        self._known: dict[ir.Value, _Below] = {}
+
+    def below(self, value: ir.Value) -> _Below:
+        # Without recursion, since ways may be long: a value is decided when those below are.
+        queue = [] if value in self._known else [value]
+        while queue:
+            current = queue[-1]
+            missing = [v for v in self._behind(current) if v not in self._known]
+            if missing and current not in self._known:
+                self._known[current] = _OTHERS  # in a damaged graph the way may be a circle
+                queue += missing
+                continue
+            self._known[queue.pop()] = self._decide(current)
+        return self._known[value]
+
+    def _behind(self, value: ir.Value) -> list[ir.Value]:
+        """The results of the operators that read `value` and commute."""
+        return [
+            node.outputs[0]
+            for node, index in value.uses()
+            if index == 0 and (node, index) not in self._forged and commutes(node)
+        ]
+
+    def _decide(self, value: ir.Value) -> _Below:
+        if value.is_graph_output() or not value.uses():
+            return _OTHERS
+        parts = []
+        for node, index in value.uses():
+            reader = self._forged.get((node, index))
+            if standard_op(node) in _READS_SHAPE:
+                continue
+            if reader is not None:
+                parts.append(_Below(True, reader.c, blocked=bool(reader.channels)))
+            elif index == 0 and commutes(node):
+                behind = self._known[node.outputs[0]]
+                pooled = behind.pooled or standard_op(node) == "MaxPool"
+                parts.append(replace(behind, pooled=pooled))
+            else:
+                return _OTHERS
+        return _joined(parts)
+
+    def channels(self, anchor: ir.Value, c: float) -> int | None:
+        """Length of axis 1 where the anchor is a convolution's input or (activated) output."""
+        readers = (self._forged.get((node, index)) for node, index in anchor.uses())
+        known = [r.channels for r in readers if r is not None and r.c == c and r.channels]
+        return known[0] if known else _output_channels(anchor)
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """How a form would be computed at a tensor, and whether that is dearer than below."""
+
+    encoding: Encoding
+    shift: BiasShift | None
+    dear: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A tensor that a form could be computed at, for whom, and how."""
+
+    anchor: ir.Value
+    readers: tuple[Edge, ...]
+    how: _Written
+
+
+# What a place depends on beside the tensor, of the site that asks for it.
+_Asked = tuple[float, str, bool]  # c, dtype, nonnegative
+
+
+@dataclass(frozen=True, slots=True)
 class _Planner:
     form: ForgedFunction
     opset: int
     target: Target
-    forged: Mapping[Edge, _Reader]
+    readers: _Readers
+    above: dict[tuple[ir.Value, _Asked], _Place | None] = field(default_factory=dict)
+    written: dict[tuple[ir.Value, _Asked], _Written] = field(default_factory=dict)
 
     def plan(self, threshold: Threshold) -> SitePlan:
         """The earliest anchor that needs no operator of its own, else the earliest one that
         only a rearrangement divides from the site, and no change of layout."""
         site = threshold.site
-        plan = self._at(threshold, site.value, tuple(map(_edge, site.layers)))
-        for value, node in self._upwards(threshold):
-            above = self._at(threshold, value, ((node, 0),))
-            if above.encoding.way != "insert" or not self._costs(value, threshold.c):
-                plan = above
-        return plan
+        asked = threshold.c, site.dtype, site.nonnegative
+        place = self._above(site.value, asked)
+        if place is None:
+            edges = tuple(map(_edge, site.layers))
+            place = _Place(site.value, edges, self._at(site.value, asked))
+        how = place.how
+        return SitePlan(
+            threshold, place.anchor, place.readers, how.encoding, how.shift, self.target
+        )
+
+    def _above(self, value: ir.Value, asked: _Asked) -> _Place | None:
+        """The place to take among the ever earlier tensors that only forged layers depend on,
+        if there is any; found once for all sites on one way."""
+        way: list[tuple[ir.Value, ir.Node, ir.Value]] = []
+        while (value, asked) not in self.above and (step := self._upwards(value, asked[0])):
+            way.append((value, *step))
+            value = step[1]
+        best = self.above.setdefault((value, asked), None)
+        for below, node, source in reversed(way):
+            best = best or self._fitting(source, node, asked)
+            self.above[below, asked] = best
+        return best
+
+    def _upwards(self, value: ir.Value, c: float) -> tuple[ir.Node, ir.Value] | None:
+        """The operator that gives `value` and the tensor above it, where f_c may pass."""
+        node = value.producer()
+        if node is None or not commutes(node):
+            return None
+        (source,) = node.inputs[:1]
+        if source is None or source.producer() is None or quantisers(source):
+            return None
+        return (node, source) if self.readers.below(source).takes(c) else None
+
+    def _fitting(self, value: ir.Value, node: ir.Node, asked: _Asked) -> _Place | None:
+        """The place at `value`, above `node`, unless it needs an operator, dearer there."""
+        how = self._at(value, asked)
+        if how.encoding.way == "insert" and how.dear:
+            return None
+        return _Place(value, ((node, 0),), how)
 
     def _costs(self, anchor: ir.Value, c: float) -> bool:
         """Whether f_c is dearer there than below: on more elements, or in another layout."""
-        below = self._below(anchor, c) or []
-        if any(standard_op(node) == "MaxPool" for node, _ in below):
-            return True
-        blocked = any(edge in self.forged and self.forged[edge].channels for edge in below)
-        return blocked and not self._channels(anchor, c)
+        below = self.readers.below(anchor)
+        return below.pooled or (below.blocked and not self.readers.channels(anchor, c))
 
-    def _upwards(self, threshold: Threshold) -> Iterator[tuple[ir.Value, ir.Node]]:
-        """Ever earlier tensors that only forged layers depend on, with the node below each."""
-        value = threshold.site.value
-        while (node := value.producer()) is not None and commutes(node):
-            (source,) = node.inputs[:1]
-            if source is None or source.producer() is None or quantisers(source):
-                return
-            if not self._only_forged(source, threshold.c):
-                return
-            yield source, node
-            value = source
+    def _at(self, anchor: ir.Value, asked: _Asked) -> _Written:
+        if (anchor, asked) not in self.written:
+            self.written[anchor, asked] = self._write(anchor, *asked)
+        return self.written[anchor, asked]
 
-    def _only_forged(self, value: ir.Value, c: float) -> bool:
-        """Whether every reader is a forged layer with threshold c, or leads to such alone."""
-        return self._below(value, c) is not None
-
-    def _below(self, value: ir.Value, c: float) -> list[Edge] | None:
-        """Every input between `value` and the layers forged with c; None if any others read
-        it."""
-        found: list[Edge] = []
-        queue = [value]
-        while queue:
-            current = queue.pop()
-            if current.is_graph_output() or not current.uses():
-                return None
-            for node, index in current.uses():
-                reader = self.forged.get((node, index))
-                if standard_op(node) in _READS_SHAPE:
-                    continue
-                found.append((node, index))
-                if reader is not None and reader.c == c:
-                    continue
-                if index != 0 or not commutes(node):
-                    return None
-                queue.append(node.outputs[0])
-        return found
-
-    def _channels(self, anchor: ir.Value, c: float) -> int | None:
-        """Length of axis 1 where the anchor is a convolution's input or (activated) output."""
-        readers = (self.forged.get((node, index)) for node, index in anchor.uses())
-        known = [r.channels for r in readers if r is not None and r.c == c and r.channels]
-        return known[0] if known else _output_channels(anchor)
-
-    def _at(
-        self, threshold: Threshold, anchor: ir.Value, readers: tuple[Edge, ...]
-    ) -> SitePlan:
-        site = threshold.site
+    def _write(self, anchor: ir.Value, c: float, dtype: str, nonnegative: bool) -> _Written:
         quantised = bool(quantisers(anchor))
-        alone = self._only_forged(anchor, threshold.c) and not quantised
+        alone = self.readers.below(anchor).takes(c) and not quantised
         activation = anchor.producer() if alone else None
         shift = find_shift(activation) if activation is not None and self.form.shifts else None
-        if shift is not None and not shift.takes(threshold.c, site.dtype):
+        if shift is not None and not shift.takes(c, dtype):
             shift = None
         is_relu = activation is not None and standard_op(activation) == "Relu"
         context = EncodingContext(
-            dtype=site.dtype,
+            dtype=dtype,
             opset=self.opset,
-            nonnegative=site.nonnegative,
+            nonnegative=nonnegative,
             # Between DequantizeLinear and QuantizeLinear there is no blocked layout to keep.
-            channels=None if quantised else self._channels(anchor, threshold.c),
+            channels=None if quantised else self.readers.channels(anchor, c),
             replaceable_relu=is_relu,
             shiftable=shift is not None,
             target=self.target,
-            c=threshold.c,
+            c=c,
         )
-        encoding = self.form.encoding(context)
-        return SitePlan(threshold, anchor, readers, encoding, shift, self.target)
+        return _Written(self.form.encoding(context), shift, self._costs(anchor, c))
 
 
 def _output_channels(anchor: ir.Value) -> int | None:

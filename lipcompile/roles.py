@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import onnx_ir as ir
 
+from lipcompile.graph_walks import all_behind, walk_back
 from lipcompile.linear_layers import Constants, LinearLayer
 from lipcompile.ops import (
     AFFINE_WITH_CONSTANT,
@@ -40,36 +41,33 @@ def is_passive(node: ir.Node, constants: Constants) -> bool:
     return standard_op(node) in AFFINE_WITH_CONSTANT and len(data_inputs(node, constants)) == 1
 
 
-def _backward(
+def _stops(
     start: Iterable[ir.Value],
     through: Callable[[ir.Node], bool],
     follow: Callable[[ir.Node], Iterable[ir.Value]],
-) -> tuple[set[ir.Node], set[ir.Value]]:
-    """Walks to producers while `through` holds.
-
-    Returns:
-        The nodes at which the walk stopped, and the graph inputs that it reached.
-    """
-    seen, stops, sources = set(start), set[ir.Node](), set[ir.Value]()
+) -> set[ir.Node]:
+    """The nodes at which a walk to producers stops, that goes on while `through` holds."""
+    seen, passed, stops = set(start), set[ir.Node](), set[ir.Node]()
     queue = list(seen)
     while queue:
-        value = queue.pop()
-        node = value.producer()
-        if node is None:
-            sources.add(value)
-        elif not through(node):
+        node = queue.pop().producer()
+        if node is None or node in passed or node in stops:
+            continue
+        if not through(node):
             stops.add(node)
-        else:
-            fresh = [v for v in follow(node) if v not in seen]
-            seen.update(fresh)
-            queue += fresh
-    return stops, sources
+            continue
+        passed.add(node)
+        fresh = [v for v in follow(node) if v not in seen]
+        seen.update(fresh)
+        queue += fresh
+    return stops
 
 
 def stem_layers(graph: ir.Graph, layers: Layers, constants: Constants) -> set[ir.Node]:
     """Layers fed by graph inputs through shape-only or constant-elementwise operators."""
     touched = {v for v in graph.inputs if v not in constants.fixed}
     missing: dict[ir.Node, int] = {}
+    operands: dict[ir.Node, frozenset[ir.Value]] = {}
     queue = list(touched)
     stems: set[ir.Node] = set()
     while queue:
@@ -79,8 +77,10 @@ def stem_layers(graph: ir.Graph, layers: Layers, constants: Constants) -> set[ir
                 if layers[node].data_index == index:
                     stems.add(node)
             elif is_passive(node, constants):
-                data = data_inputs(node, constants)
-                missing[node] = missing.get(node, len(data)) - (value in data)
+                if node not in missing:
+                    data = data_inputs(node, constants)
+                    missing[node], operands[node] = len(data), frozenset(data)
+                missing[node] -= value in operands[node]
                 fresh = [v for v in node.outputs if missing[node] <= 0 and v not in touched]
                 touched.update(fresh)
                 queue += fresh
@@ -110,10 +110,10 @@ def head_layers(graph: ir.Graph, layers: Layers, constants: Constants) -> set[ir
     def data(node: ir.Node) -> list[ir.Value]:
         return data_inputs(node, constants)
 
-    before_output, _ = _backward(graph.outputs, is_free, every)
+    before_output = _stops(graph.outputs, is_free, every)
     fed = [v for n in graph.all_nodes() if not is_free(n) for v in _operands(n)]
-    before_layer, _ = _backward(fed, is_free, every)
-    direct, _ = _backward(graph.outputs, is_direct, data)
+    before_layer = _stops(fed, is_free, every)
+    direct = _stops(graph.outputs, is_direct, data)
     return {n for n in before_output if n in layers and (n not in before_layer or n in direct)}
 
 
@@ -144,7 +144,7 @@ def attention_layers(graph: ir.Graph, layers: Layers, constants: Constants) -> s
     def data(node: ir.Node) -> list[ir.Value]:
         return data_inputs(node, constants)
 
-    stops, _ = _backward([v for n in cores for v in data(n)], passive, data)
+    stops = _stops([v for n in cores for v in data(n)], passive, data)
     return (stops & set(layers)) | _reached_from(cores, layers, constants)
 
 
@@ -175,29 +175,42 @@ def _reached_from(
 
 def mlp_layers(layers: Layers, constants: Constants) -> set[ir.Node]:
     """FC1 / FC2 pairs: dense layers with nothing but a pointwise activation between them."""
-    found: set[ir.Node] = set()
-    for node in layers:
-        sources = _dense_before(layers[node].data, constants) if _is_dense(node) else set()
-        if sources:
-            found |= {node} | sources
-    return found & set(layers)
+    fc2 = {node: layer.data for node, layer in layers.items() if _is_dense(node)}
+    bent: list[ir.Value] = []  # by an activation
+    fed: list[ir.Value] = []  # by a dense layer
+    other: list[ir.Value] = []  # by anything else
+
+    def sources(value: ir.Value) -> Iterable[ir.Value]:
+        node = value.producer()
+        if node is None:
+            other.append(value)
+        elif not _is_pointwise(node, constants):
+            dense = _is_dense(node) and _is_linear(node, constants)
+            (fed if dense else other).append(value)
+        else:
+            if _is_activation(node, constants):
+                bent.append(value)
+            return data_inputs(node, constants)
+        return ()
+
+    readers = walk_back(fc2.values(), sources)
+    good = all_behind(bent, readers) & all_behind(fed, readers) - all_behind(other, readers)
+    pairs = {node: data for node, data in fc2.items() if data in good}
+    fed.clear()
+    walk_back(pairs.values(), sources)
+    fc1 = {node for value in fed if (node := value.producer()) is not None}
+    return (pairs.keys() | fc1) & layers.keys()
 
 
 def _is_dense(node: ir.Node) -> bool:
     return node.op_type in ("Gemm", "MatMul")
 
 
-def _dense_before(value: ir.Value, constants: Constants) -> set[ir.Node]:
-    """FC1 of the FC2 that `value` feeds; empty when anything else lies in between."""
-    nonlinear = False
+def _is_activation(node: ir.Node, constants: Constants) -> bool:
+    gate = node.op_type == "Mul" and len(data_inputs(node, constants)) == 2
+    return node.op_type in NONLINEAR or gate
 
-    def pointwise(node: ir.Node) -> bool:
-        nonlocal nonlinear
-        gate = node.op_type == "Mul" and len(data_inputs(node, constants)) == 2
-        nonlinear |= node.op_type in NONLINEAR or gate
-        arithmetic = node.op_type in ("Add", "Sub", "Mul", "Div")
-        return node.op_type in NONLINEAR or is_passive(node, constants) or arithmetic
 
-    stops, sources = _backward([value], pointwise, lambda n: data_inputs(n, constants))
-    dense = all(_is_dense(node) and _is_linear(node, constants) for node in stops)
-    return stops if nonlinear and not sources and dense else set()
+def _is_pointwise(node: ir.Node, constants: Constants) -> bool:
+    arithmetic = node.op_type in ("Add", "Sub", "Mul", "Div")
+    return node.op_type in NONLINEAR or arithmetic or is_passive(node, constants)

@@ -23,6 +23,7 @@ from lipcompile.errors import (
     MissingExtraError,
     ModelError,
     OptionError,
+    OutOfMemory,
     ProviderError,
     RunFailure,
 )
@@ -56,6 +57,8 @@ class RuntimeOptions:
         allow_cpu_fallback: Run on the CPU when a provider is not active.
         threads: Intra-operator threads; 0 lets ONNX Runtime choose.
         optimize: Whether ONNX Runtime optimises the graph.
+        prepack: Whether kernels may lay out weights anew when a session is made. With neither
+            this nor `optimize`, the CPU provider maps external weights and reads none.
         spinning: Let idle threads wait actively. Off where sessions take turns in one process:
             the threads of one would run against the other.
         verbose: Let ONNX Runtime's warnings through.
@@ -65,6 +68,7 @@ class RuntimeOptions:
     allow_cpu_fallback: bool = False
     threads: int = 0
     optimize: bool = True
+    prepack: bool = True
     spinning: bool = True
     verbose: bool = False
 
@@ -154,12 +158,19 @@ class Session:
             feeds: Complete inputs by name, batch axis included.
 
         Raises:
+            OutOfMemory: There was not enough memory.
             RunFailure: ONNX Runtime could not run the model on these inputs.
         """
         try:
             results = self._native.run(list(outputs), dict(feeds))
         except Exception as error:  # its exceptions share no base class but this one
             shapes = ", ".join(f"'{k}' {v.dtype} {list(v.shape)}" for k, v in feeds.items())
+            if _is_out_of_memory(error):
+                raise OutOfMemory(
+                    f"memory ran out while the model ran on {shapes} ({_first_line(error)}): "
+                    "give smaller inputs, for images with --input-size, or use a machine with "
+                    "more memory"
+                ) from error
             raise RunFailure(
                 f"ONNX Runtime could not run the model on {shapes} ({_first_line(error)}): "
                 "give inputs of shapes that it takes, for images with --input-size"
@@ -193,6 +204,8 @@ def open_session(
     native.log_severity_level = _WARNING if options.verbose else _FATAL
     if not options.spinning:
         native.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not options.prepack:
+        native.add_session_config_entry("session.disable_prepacking", "1")
     if not options.optimize:
         native.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if base_dir is not None and isinstance(model, bytes):
@@ -241,6 +254,19 @@ def _inactive(name: str, state: str, others: Sequence[str]) -> str:
         f"execution provider '{name}' was asked for and is not active ({state}: "
         f"{', '.join(others)}): {cause}, or pass --allow-cpu-fallback"
     )
+
+
+# What allocators say: ONNX Runtime's arenas, C++, CUDA, cuDNN, DirectML.
+_OUT_OF_MEMORY = re.compile(
+    r"failed to allocate|out of memory|bad_alloc|bad allocation|cudaErrorMemoryAllocation|"
+    r"CUDNN_STATUS_ALLOC_FAILED|CUBLAS_STATUS_ALLOC_FAILED|E_OUTOFMEMORY|"
+    r"available memory of \d+ is smaller than requested",
+    re.IGNORECASE,
+)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or bool(_OUT_OF_MEMORY.search(str(error)))
 
 
 def _first_line(error: BaseException) -> str:

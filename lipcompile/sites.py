@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -32,7 +32,7 @@ from lipcompile.roles import (
     mlp_layers,
     stem_layers,
 )
-from lipcompile.signs import is_nonnegative
+from lipcompile.signs import nonnegative_values
 
 Rule = Literal["auto", "mlp", "all"]
 
@@ -242,32 +242,53 @@ def nearest_names(pattern: str, names: Sequence[str]) -> str:
 
 def _group(layers: Sequence[LinearLayer], constants: Constants) -> tuple[Site, ...]:
     groups: dict[ir.Value, list[LinearLayer]] = {}
+    equals = _EqualValues()
     for layer in layers:
-        groups.setdefault(site_value(layer.data), []).append(layer)
+        groups.setdefault(equals.first(layer.data), []).append(layer)
+    nonnegative = nonnegative_values(groups, constants)
     return tuple(
-        Site(value, tuple(group), group[0].dtype, is_nonnegative(value, constants))
+        Site(value, tuple(group), group[0].dtype, value in nonnegative)
         for value, group in groups.items()
     )
 
 
 def site_value(data: ir.Value) -> ir.Value:
     """`data`, or of several equal DequantizeLinear of one tensor the first one's output."""
-    dequantize = data.producer()
-    if dequantize is None or dequantize.op_type != "DequantizeLinear":
-        return data
-    quantised = dequantize.inputs[0]
-    assert quantised is not None
-    readers = [node for node, _ in quantised.uses()]
-    return next(node for node in readers if _is_same(node, dequantize)).outputs[0]
+    return _EqualValues().first(data)
 
 
-def _is_same(node: ir.Node, other: ir.Node) -> bool:
-    def options(subject: ir.Node) -> dict[str, object]:
-        return {name: attribute.value for name, attribute in subject.attributes.items()}
+class _EqualValues:
+    """Finds equal DequantizeLinear, looking only once at what reads a quantised tensor."""
 
-    return (
-        node.op_identifier() == other.op_identifier()
-        and node.inputs == other.inputs
-        and node.graph is other.graph
-        and options(node) == options(other)
-    )
+    def __init__(self) -> None:
+        self._known: dict[ir.Value, Mapping[object, list[ir.Node]]] = {}
+
+    def first(self, data: ir.Value) -> ir.Value:
+        dequantize = data.producer()
+        if dequantize is None or dequantize.op_type != "DequantizeLinear":
+            return data
+        quantised = dequantize.inputs[0]
+        assert quantised is not None
+        if quantised not in self._known:
+            self._known[quantised] = _sorted_out(quantised)
+        alike = self._known[quantised][_kind(dequantize)]
+        options = _options(dequantize)
+        return next(node for node in alike if _options(node) == options).outputs[0]
+
+
+def _sorted_out(quantised: ir.Value) -> Mapping[object, list[ir.Node]]:
+    """The first of each equal readers, by kind."""
+    kinds: dict[object, list[ir.Node]] = {}
+    for node, _ in quantised.uses():
+        found = kinds.setdefault(_kind(node), [])
+        if all(_options(node) != _options(other) for other in found):
+            found.append(node)
+    return kinds
+
+
+def _kind(node: ir.Node) -> object:
+    return node.op_identifier(), node.inputs, id(node.graph)
+
+
+def _options(node: ir.Node) -> dict[str, object]:
+    return {name: attribute.value for name, attribute in node.attributes.items()}

@@ -518,3 +518,28 @@ def test_permissions_of_a_replaced_file_stay(tmp_path):
     atomic.write_bytes(path, b"new")
     assert path.read_bytes() == b"new"
     assert path.stat().st_mode & 0o777 == 0o604
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="where the system takes advice")
+def test_a_copy_goes_to_the_disk_while_it_is_made(tmp_path, monkeypatch):
+    advised = []
+    monkeypatch.setattr(atomic, "_COPY_BLOCK", 1000)
+    monkeypatch.setattr(os, "posix_fadvise", lambda _, *advice: advised.append(advice))
+    (tmp_path / "a").write_bytes(os.urandom(2500))
+    atomic.copy_file(tmp_path / "a", tmp_path / "b")
+    kind = os.POSIX_FADV_DONTNEED
+    assert advised == [(0, 1000, kind), (1000, 1000, kind), (2000, 500, kind)]
+
+
+@pytest.mark.parametrize("advised", [True, False])
+def test_a_copy_does_without_advice(tmp_path, monkeypatch, advised):
+    def refuse(*_):
+        raise OSError(errno.EINVAL, "no advice here")
+
+    if advised:
+        monkeypatch.setattr(os, "posix_fadvise", refuse, raising=False)
+    else:
+        monkeypatch.delattr(os, "posix_fadvise", raising=False)
+    (tmp_path / "a").write_bytes(b"abc" * 1000)
+    atomic.copy_file(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == b"abc" * 1000

@@ -379,14 +379,12 @@ def test_no_site_is_forged_above_and_below(case: Case, target: Target, form: str
 
 def test_planted_disagreement_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Site i stays where it is, and site j goes back beyond it."""
-    honest = _Planner._upwards
+    honest = _Planner._above
     monkeypatch.setattr(_Planner, "_costs", lambda *_: False)
     monkeypatch.setattr(
         _Planner,
-        "_upwards",
-        lambda self, threshold: (
-            () if threshold.site.tensor == "i" else honest(self, threshold)
-        ),
+        "_above",
+        lambda self, value, asked: None if value.name == "i" else honest(self, value, asked),
     )
     outcome = SHARED["a convolution's layout"].forge("soft")
     assert anchors(outcome) == {"i": "i", "j": "z"}

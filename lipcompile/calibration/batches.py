@@ -21,12 +21,12 @@ class Batcher:
     Attributes:
         inputs: The model's inputs.
         wanted: Samples per run where the batch axis is dynamic; None chooses by size.
-        limit: Upper bound; the scan lowers it to 1 when the model takes no more.
+        most: What turned out to be the most that the model, or memory, takes; None at first.
     """
 
     inputs: Sequence[TensorSpec]
     wanted: int | None = None
-    limit: int = _LIMIT
+    most: int | None = None
 
     @property
     def fixed(self) -> int | None:
@@ -54,10 +54,9 @@ class Batcher:
     def _size(self, sample: Sample) -> int:
         if self.fixed is not None:
             return self.fixed
-        if self.wanted is not None:
-            return 1 if self.limit == 1 else self.wanted
-        size = max(sum(array.nbytes for array in sample.feeds.values()), 1)
-        return max(1, min(_BYTES // size, self.limit))
+        nbytes = max(sum(array.nbytes for array in sample.feeds.values()), 1)
+        size = self.wanted or max(1, min(_BYTES // nbytes, _LIMIT))
+        return size if self.most is None else min(size, self.most)
 
     def padding(self, batch: Sequence[Sample]) -> int:
         """How many rows only fill up a fixed batch."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lipcompile import model_io
+from lipcompile.calibration import runners
 from lipcompile.calibration.counting import Counting, check_readable_twice, prepare_counting
-from lipcompile.calibration.scan import Progress, Scan, ScanOptions, prepare_scan
+from lipcompile.calibration.journal import Journal, beside
+from lipcompile.calibration.options import ScanOptions
+from lipcompile.calibration.scan import Progress, Scan, prepare_scan
 from lipcompile.calibration.table import CalibrationTable, load_table
 from lipcompile.ensembles.wrapping import unwrap
 from lipcompile.errors import Interrupted, OptionError
@@ -34,8 +37,9 @@ def calibrate(
 
     Args:
         model: A path, `onnx.ModelProto`, `onnx_ir.Model` or graphsurgeon `Graph`.
-        data: A folder of images, a list file, .npy or .npz, an array, a dict of arrays, any
-            iterable of them, an ONNX Runtime `CalibrationDataReader`, or "random:N".
+        data: A folder of images, a list file, .npy or .npz, .tar shards as WebDataset writes
+            them, .parquet or .arrow files, a URL, an array, a dict of arrays, any iterable of
+            them, an ONNX Runtime `CalibrationDataReader`, or "random:N".
         count_cr: For each of these c_r a second scan counts, by input feature, how many
             elements are at most c_r * max |x| in magnitude (for the weight variant).
         table: With `count_cr`, a table (or its path) whose maxima are used as they are, so
@@ -49,7 +53,8 @@ def calibrate(
 
     Raises:
         LipCompileError: See `lipcompile.errors`; on Ctrl-C the partial table is saved beside
-            `output` and `Interrupted` names it.
+            `output` and `Interrupted` names it. The same call goes on from it, or from what
+            a killed process left.
     """
     c_rs = _parse_count_cr(count_cr, data, table)
     target = Path(output) if output is not None else None
@@ -61,19 +66,20 @@ def calibrate(
     sites = find_sites(loaded.graph_ir, selector)
     require_sites(sites, loaded.name)
     how = scan or ScanOptions(), runtime or RuntimeOptions()
-    beside = target or default_table(loaded.name)
+    place = beside(target or default_table(loaded.name))
+    journal = Journal(place, resume=how[0].resume, active=target is not None)
     if table is None:
-        running = prepare_scan(loaded, sites.sites, data, *how)
-        run_scan(running, beside, progress)
+        running = prepare_scan(loaded, sites.sites, data, *how, probes=0)
+        run_scan(running, journal, progress)
         result = running.table
     else:
         result = _given(table, loaded)
     if c_rs:
         counting = prepare_counting(loaded, sites.sites, result, c_rs, data, *how)
-        run_counting(counting, beside if table is None else None, progress)
+        run_counting(counting, journal, progress, again=table is None)
         result = counting.counted_table
     if target is not None:
-        result.save(target)
+        journal.become(result, target)
     return result
 
 
@@ -103,42 +109,67 @@ def _given(
     return given
 
 
-def run_scan(running: Scan, beside: Path | None, progress: Progress | None) -> None:
-    """Runs the scan; Ctrl-C saves what it has measured so far, unless `beside` is None."""
+def run_scan(running: Scan, journal: Journal | None, progress: Progress | None) -> None:
+    """Runs the scan, from where the journal has it; Ctrl-C saves what was measured so far,
+    unless there is no journal."""
+    kept = _keeping(running, journal, lambda: running.table)
     try:
-        running.run(progress)
+        runners.run(running, progress, kept)
     except KeyboardInterrupt as interrupt:
         if not running.samples:
             raise Interrupted(
                 "interrupted before the first sample was measured"
             ) from interrupt
-        if beside is None:
+        if journal is None:
             raise Interrupted(
                 "interrupted while outputs were compared: nothing was written, run again"
             ) from interrupt
-        path = beside.with_suffix(".partial.json")
-        running.table.save(path)
+        journal.save(running.table)
+        again = "run again to go on from there" if kept is not None else "run again"
         raise Interrupted(
-            f"interrupted after {running.samples} samples; their table is '{path}': use it "
-            "with --table, or run again"
+            f"interrupted after {running.samples} samples; their table is '{journal.path}': "
+            f"{again}, or use it with --table"
         ) from interrupt
 
 
-def run_counting(counting: Counting, beside: Path | None, progress: Progress | None) -> None:
-    """Counts; on Ctrl-C maxima that were just measured are saved, and given ones stay."""
+def run_counting(
+    counting: Counting, journal: Journal, progress: Progress | None, *, again: bool
+) -> None:
+    """Counts, from where the journal has it; on Ctrl-C maxima that were just measured, and
+    counts that can be gone on from, are saved.
+
+    Args:
+        counting: What to run.
+        journal: Where it stands.
+        progress: As for `calibrate`.
+        again: As for `Counting.run`.
+    """
+    kept = _keeping(counting.scan, journal, lambda: counting.table)
     try:
-        counting.run(progress, again=beside is not None)
+        counting.run(progress, kept, again=again)
     except KeyboardInterrupt as interrupt:
-        if beside is None:
+        if not again and kept is None:
             raise Interrupted(
                 "interrupted while counting: nothing was written, run again"
             ) from interrupt
-        path = beside.with_suffix(".partial.json")
-        counting.table.save(path)
+        journal.save(counting.table)
+        again_or = "run again to go on from there, or " if kept is not None else ""
         raise Interrupted(
-            f"interrupted while counting; the maxima are whole, in '{path}': pass it as "
-            "--table, and only the counting runs again"
+            f"interrupted while counting; the maxima are whole, in '{journal.path}': "
+            f"{again_or}pass it as --table, and only the counting runs again"
         ) from interrupt
+
+
+def _keeping(
+    scan: Scan, journal: Journal | None, table: Callable[[], CalibrationTable]
+) -> Callable[[], None] | None:
+    """Takes up what the journal has of a scan, and gives what keeps the scan in it; None where
+    there is no journal, or the scan cannot be gone on with."""
+    key = scan.find_key() if journal is not None and journal.active else None
+    if journal is None or key is None:
+        return None
+    scan.restore(journal, key)
+    return lambda: journal.keep(scan.phase, key, scan.state, table)
 
 
 def default_table(model: str, output: Path | None = None) -> Path:

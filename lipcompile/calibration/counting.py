@@ -8,13 +8,15 @@ variant). Counts are exact, whatever the batching.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from lipcompile import model_io
+from lipcompile.calibration import runners
 from lipcompile.calibration.counts import SiteCounts, in_order
+from lipcompile.calibration.options import ScanOptions
 from lipcompile.calibration.preprocess.transform import Preprocess
-from lipcompile.calibration.scan import Progress, Scan, ScanOptions, prepare_scan
+from lipcompile.calibration.scan import Progress, Scan, prepare_scan
 from lipcompile.calibration.sources.iterables import Reader
 from lipcompile.calibration.table import CalibrationTable
 from lipcompile.errors import DataError
@@ -53,11 +55,18 @@ class Counting:
     taps: tuple[CountTap, ...]
     scan: Scan
 
-    def run(self, progress: Progress | None = None, *, again: bool = False) -> None:
+    def run(
+        self,
+        progress: Progress | None = None,
+        kept: Callable[[], None] | None = None,
+        *,
+        again: bool = False,
+    ) -> None:
         """Reads all samples.
 
         Args:
             progress: As for `calibrate`.
+            kept: As for `Scan.run`.
             again: The maxima were just measured on this data: it has to give the same samples.
 
         Raises:
@@ -71,7 +80,7 @@ class Counting:
                 progress(done, total)
 
         try:
-            self.scan.run(checked)
+            runners.run(self.scan, checked, kept)
         except DataError as error:
             if self.scan.samples or self.scan.source.count is not None:
                 raise
@@ -85,7 +94,7 @@ class Counting:
         run."""
         rows = []
         for tap in self.taps:
-            seen, suppressed = tap.read(self.scan.sums)
+            seen, suppressed = tap.read(self.scan.state.tally.sums)
             for c, features in zip(tap.thresholds, suppressed, strict=True):
                 rows.append(
                     SiteCounts(tap.tensor, tap.axis, c, seen, tuple(map(int, features)))
@@ -157,8 +166,7 @@ def prepare_counting(
     sites = tuple(sites)
     thresholds = {site.tensor: _thresholds(site, table[site.tensor], c_rs) for site in sites}
     taps = tap_suppressed(sites, thresholds, model.opset)
-    nodes = [node for tap in taps for node in tap.nodes]
-    return Counting(table, taps, prepare_scan(model, sites, data, options, runtime, nodes))
+    return Counting(table, taps, prepare_scan(model, sites, data, options, runtime, taps))
 
 
 def _thresholds(site: Site, absmax: float, c_rs: Sequence[float]) -> tuple[float, ...]:

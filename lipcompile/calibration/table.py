@@ -13,22 +13,24 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lipcompile.atomic import write_bytes
 from lipcompile.bounded_files import read_bounded
-from lipcompile.calibration.counts import SiteCounts, counted_for, parse_counts, relative
+from lipcompile.calibration.counts import Key, SiteCounts, counted_for, parse_counts, relative
 from lipcompile.calibration.json_values import decoded, encoded, of_type
 from lipcompile.calibration.preprocess.transform import Preprocess
+from lipcompile.calibration.shards import ShardRecord
+from lipcompile.calibration.sketch import Sketch, from_text, to_text
+from lipcompile.calibration.tally import decoded_ranges, encoded_ranges
 from lipcompile.errors import DataError, OptionError, TableError
 from lipcompile.text import number
 from lipcompile.text import table as text_table
 
 FORMAT = "lipcompile.calibration/1"
 _MAX_BYTES = 256 << 20
-_MODULUS = 1 << 256
 # What reading a table raises when a key is missing or holds something else.
 _DAMAGED = (
     KeyError,
@@ -76,6 +78,8 @@ class DataRecord:
             any order, and additive under merging.
         unreadable: Samples that were left out because they could not be read.
         nonfinite: Samples that were left out because they made a site NaN or infinite.
+        sketch: Hashes of some of the samples, to find overlaps (`calibration.sketch`).
+        shards: Which shards they are, where some are missing.
     """
 
     kind: str
@@ -84,14 +88,42 @@ class DataRecord:
     digest: str
     unreadable: tuple[str, ...] = ()
     nonfinite: tuple[str, ...] = ()
+    sketch: Sketch = ()
+    shards: ShardRecord | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        shards = {"shards": self.shards.to_json()} if self.shards is not None else {}
+        return {
+            "kind": self.kind,
+            "label": self.label,
+            "samples": self.samples,
+            "digest": self.digest,
+            "unreadable": list(self.unreadable),
+            "nonfinite": list(self.nonfinite),
+            "sketch": to_text(self.sketch),
+            **shards,
+        }
 
-def add_digests(digests: Iterable[bytes | str]) -> str:
-    """Combines sample digests, or digests of sets of samples, whatever their order."""
-    total = 0
-    for digest in digests:
-        total += int(digest, 16) if isinstance(digest, str) else int.from_bytes(digest, "big")
-    return f"{total % _MODULUS:064x}"
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> DataRecord:
+        """Reads what `to_json` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: It is damaged.
+        """
+        record = cls(
+            of_type(str, content["kind"]),
+            of_type(str, content["label"]),
+            of_type(int, content["samples"]),
+            of_type(str, content["digest"]),
+            tuple(of_type(str, name) for name in of_type(list, content["unreadable"])),
+            tuple(of_type(str, name) for name in of_type(list, content["nonfinite"])),
+            from_text(of_type(str, content.get("sketch", ""))),
+            ShardRecord.from_json(content.get("shards")),
+        )
+        if record.samples < 0 or not re.fullmatch("[0-9a-f]{64}", record.digest):
+            raise ValueError(f"{record.samples} samples with digest '{record.digest}'")
+        return record
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +152,13 @@ class CalibrationTable:
     runtime: str
     complete: bool = True
     counts: tuple[SiteCounts, ...] = ()
+    _maxima: Mapping[str, float] = field(init=False, repr=False, compare=False)
+    _counts: Mapping[Key, SiteCounts] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        maxima = {site.tensor: site.absmax for site in self.sites}
+        object.__setattr__(self, "_maxima", maxima)
+        object.__setattr__(self, "_counts", {row.key: row for row in self.counts})
 
     def __getitem__(self, tensor: str) -> float:
         """absmax of a site.
@@ -128,7 +167,7 @@ class CalibrationTable:
             TableError: The table does not hold this site.
         """
         self.require([tensor])
-        return next(site.absmax for site in self.sites if site.tensor == tensor)
+        return self._maxima[tensor]
 
     def require(self, tensors: Iterable[str]) -> None:
         """Refuses to lack one of these sites.
@@ -136,9 +175,8 @@ class CalibrationTable:
         Raises:
             TableError: The table does not hold one of them.
         """
-        held = {site.tensor for site in self.sites}
         for tensor in tensors:
-            if tensor not in held:
+            if tensor not in self._maxima:
                 raise TableError(
                     f"the calibration table of '{self.model}' has no site '{tensor}': "
                     "calibrate again with the same --rule, --include and --exclude as here, "
@@ -151,9 +189,9 @@ class CalibrationTable:
         Raises:
             TableError: They were not taken.
         """
-        for row in self.counts:
-            if row.key == (tensor, axis, c):
-                return row
+        row = self._counts.get((tensor, axis, c))
+        if row is not None:
+            return row
         held = f"has counts for {counted}" if (counted := self._counted()) else "has no counts"
         raise TableError(
             f"counts for c_r = {relative(c, self[tensor])} at site '{tensor}' were not taken "
@@ -180,18 +218,9 @@ class CalibrationTable:
         return {
             "format": FORMAT,
             "model": {"name": self.model, "digest": self.model_digest},
-            "data": {
-                "kind": self.data.kind,
-                "label": self.data.label,
-                "samples": self.data.samples,
-                "digest": self.data.digest,
-                "unreadable": list(self.data.unreadable),
-                "nonfinite": list(self.data.nonfinite),
-            },
+            "data": self.data.to_json(),
             "preprocess": dict(self.preprocess) if self.preprocess is not None else None,
-            "input_range": {
-                k: [encoded(bound) for bound in v] for k, v in sorted(self.input_range.items())
-            },
+            "input_range": dict(sorted(encoded_ranges(self.input_range).items())),
             "runtime": self.runtime,
             "complete": self.complete,
             "sites": [
@@ -212,6 +241,8 @@ class CalibrationTable:
             f"calibrated on {data.samples} samples of '{data.label}' ({data.kind}){state}",
             f"run by {self.runtime}",
         ]
+        if data.shards is not None:
+            lines.append(f"these are {data.shards} alone: merge the others")
         if self.counts:
             lines.append(f"suppressed elements counted for {self._counted()}")
         if data.kind == "random":
@@ -228,7 +259,7 @@ class CalibrationTable:
         return lines
 
     def _counted(self) -> str:
-        return counted_for(self.counts, {site.tensor: site.absmax for site in self.sites})
+        return counted_for(self.counts, self._maxima)
 
     def __str__(self) -> str:
         rows = [(site.tensor, site.dtype, number(site.absmax)) for site in self.sites]
@@ -265,22 +296,12 @@ class CalibrationTable:
 
     @classmethod
     def _parse(cls, content: Mapping[str, Any]) -> CalibrationTable:
-        data, model = content["data"], content["model"]
+        model = content["model"]
         if content["preprocess"] is not None:
             Preprocess.from_json(of_type(dict, content["preprocess"]))
-        record = DataRecord(
-            of_type(str, data["kind"]),
-            of_type(str, data["label"]),
-            of_type(int, data["samples"]),
-            of_type(str, data["digest"]),
-            tuple(of_type(str, name) for name in of_type(list, data["unreadable"])),
-            tuple(of_type(str, name) for name in of_type(list, data["nonfinite"])),
-        )
         tensors = [s["tensor"] for s in content["sites"]]
         if len(set(tensors)) < len(tensors):
             raise ValueError("a site stands in it twice")
-        if record.samples < 0 or not re.fullmatch("[0-9a-f]{64}", record.digest):
-            raise ValueError(f"{record.samples} samples with digest '{record.digest}'")
         return cls(
             model_digest=of_type(str, model["digest"]),
             model=of_type(str, model["name"]),
@@ -290,12 +311,9 @@ class CalibrationTable:
                 )
                 for s in of_type(list, content["sites"])
             ),
-            data=record,
+            data=DataRecord.from_json(content["data"]),
             preprocess=content["preprocess"],
-            input_range={
-                name: (decoded(low), decoded(high))
-                for name, (low, high) in content["input_range"].items()
-            },
+            input_range=decoded_ranges(content["input_range"]),
             runtime=of_type(str, content["runtime"]),
             complete=of_type(bool, content["complete"]),
             counts=parse_counts(content.get("counts", []), tensors),

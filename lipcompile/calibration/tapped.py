@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -17,6 +18,23 @@ from lipcompile.sites import Site
 Feeds = Mapping[str, np.ndarray]
 
 
+class Tap(Protocol):
+    """Nodes that measure something at one site."""
+
+    @property
+    def tensor(self) -> str: ...
+
+    @property
+    def nodes(self) -> Sequence[ir.Node]: ...
+
+    @property
+    def outputs(self) -> Sequence[str]: ...
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What it measures, as values that JSON holds."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What one run told of the sites.
@@ -25,7 +43,7 @@ class Reading:
         absmax: max |x| by site.
         suspects: Sites whose sum was not finite: they hold NaN or Inf, or the sum overflowed.
         outputs: The model's own tensor outputs, where they were asked for.
-        sums: What the further nodes gave, by name of their outputs.
+        sums: What the further taps gave, by name of their outputs.
     """
 
     absmax: dict[str, float]
@@ -41,7 +59,7 @@ class TappedModel:
         model: The model.
         sites: Where maxima are measured, and non-finite values are seen.
         options: Providers and threads.
-        adding: Further nodes; what none of them reads is measured as well.
+        adding: Further taps.
 
     Raises:
         ModelError: ONNX Runtime does not load the model.
@@ -53,16 +71,15 @@ class TappedModel:
         model: model_io.LoadedModel,
         sites: Sequence[Site],
         options: RuntimeOptions,
-        adding: Sequence[ir.Node] = (),
+        adding: Sequence[Tap] = (),
     ) -> None:
         self._model = model
         self._sites = sites
         self._options = options
         self._taps = tap_absmax(sites)
         self._own = [spec.name for spec in model.outputs if spec.dtype is not None]
-        ends = [node.outputs[0] for node in adding if not node.outputs[0].uses()]
-        self._sums = [value.name or "" for value in ends]
-        self._session = self._open([*(n for tap in self._taps for n in tap.nodes), *adding])
+        self._sums = [name for tap in adding for name in tap.outputs]
+        self._session = self._open(self._in_order([*self._taps, *adding]))
         self._suspect: tuple[tuple[str, ...], runtime.Session] | None = None
 
     @property
@@ -98,6 +115,18 @@ class TappedModel:
             for site in wanted
         }
         return {tensor: count for tensor, count in counts.items() if count}
+
+    def _in_order(self, taps: Sequence[Tap]) -> list[ir.Node]:
+        """The taps' nodes, those of the last site first.
+
+        ONNX Runtime orders operators by a depth-first search back from the last node that
+        nothing reads. So each tap runs as soon as its site is there. In the order of the sites
+        all of them would run at the very end, with every site still in memory, and no longer
+        in the cache.
+        """
+        place = {site.tensor: index for index, site in enumerate(self._sites)}
+        ordered = sorted(taps, key=lambda tap: place[tap.tensor], reverse=True)
+        return [node for tap in ordered for node in tap.nodes]
 
     def _open(self, nodes: Sequence[ir.Node]) -> runtime.Session:
         tapped = model_io.with_extra_outputs(self._model.proto, nodes)

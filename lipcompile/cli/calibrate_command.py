@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from lipcompile.calibration.calibrate import calibrate
-from lipcompile.cli.flags import DATA_HELP, scanning_flags
+from lipcompile.cli.flags import DATA_HELP, running_flags, scanning_flags
 from lipcompile.cli.options import scanning_options
 from lipcompile.cli.show import progress, show
 from lipcompile.model_io import beside
@@ -38,6 +38,12 @@ from lipcompile.model_io import beside
     help="Where to write the table.  [default: MODEL with the ending .table.json]",
 )
 @click.option("--force", is_flag=True, help="Replace an existing table.")
+@click.option(
+    "--shard",
+    metavar="I/N",
+    help="Read only every N-th sample, beginning with number I; `merge` joins the tables.",
+)
+@running_flags
 @scanning_flags
 def command(
     model: str,

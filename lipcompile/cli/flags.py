@@ -9,7 +9,11 @@ import click
 
 from lipcompile.cli.show import format_flag
 
-DATA_HELP = "Calibration data: a folder of images, a list file, .npy, .npz, or random:N."
+DATA_KINDS = (
+    "a folder of images, a list file, .npy, .npz, .tar shards, .parquet or .arrow files, "
+    "a URL, or random:N."
+)
+DATA_HELP = f"Calibration data: {DATA_KINDS}"
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -74,6 +78,12 @@ def data_flags(command: Command) -> Command:
                 "--seed", type=int, default=0, show_default=True, help="Of --samples."
             ),
             click.option(
+                "--readers",
+                type=int,
+                metavar="N",
+                help="Threads that read ahead of the model.  [default: one a core, at most 8]",
+            ),
+            click.option(
                 "--on-bad-sample",
                 type=click.Choice(["fail", "skip"]),
                 default="fail",
@@ -86,6 +96,32 @@ def data_flags(command: Command) -> Command:
                 default="fail",
                 show_default=True,
                 help="What to do with samples that make an activation NaN or infinite.",
+            ),
+        ]
+    )(command)
+
+
+def running_flags(command: Command) -> Command:
+    """--runner --ray-address --resume: where a scan runs, and from where on."""
+    return _apply(
+        [
+            click.option(
+                "--runner",
+                type=click.Choice(["local", "ray"]),
+                default="local",
+                show_default=True,
+                help="Run the scan in this process, or on the workers of a Ray cluster.",
+            ),
+            click.option(
+                "--ray-address",
+                metavar="A",
+                help="Of the cluster.  [default: start one on this machine]",
+            ),
+            click.option(
+                "--resume/--no-resume",
+                default=True,
+                show_default=True,
+                help="Go on where a killed scan for the same output stood.",
             ),
         ]
     )(command)

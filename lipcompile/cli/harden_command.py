@@ -7,7 +7,7 @@ from typing import Any, get_args
 import click
 
 from lipcompile.cli.evidence import Evidence, evidence_flags
-from lipcompile.cli.flags import DATA_HELP, scanning_flags
+from lipcompile.cli.flags import DATA_HELP, running_flags, scanning_flags
 from lipcompile.cli.options import scanning_options
 from lipcompile.cli.show import progress
 from lipcompile.compiler import harden
@@ -119,6 +119,7 @@ from lipcompile.forged import FORMS, TARGETS, ForgedFunction, make_form
 @click.option(
     "--dry-run", is_flag=True, help="Do everything but write the model and the table."
 )
+@running_flags
 @evidence_flags("harden", outputs=("save_result",), elsewhere=("output", "save_table"))
 @scanning_flags
 def command(

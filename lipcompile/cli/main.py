@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from lipcompile.cli.lazy_modules import load_later
 from lipcompile.errors import LipCompileError
 from lipcompile.unprintable import one_line, shown
 from lipcompile.version import __version__
@@ -71,6 +72,7 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits with its code."""
+    load_later()
     sys.exit(run(arguments))
 
 

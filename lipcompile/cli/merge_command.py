@@ -18,10 +18,20 @@ from lipcompile.cli.show import format_flag, show
     "-o", "--output", required=True, metavar="JSON", help="Where to write the result."
 )
 @click.option("--force", is_flag=True, help="Replace an existing table.")
+@click.option(
+    "--allow-overlap",
+    is_flag=True,
+    help="Merge tables that share samples; these count twice.",
+)
 @format_flag
 @click.option("-q", "--quiet", is_flag=True, help="Print no result.")
 def command(
-    tables: tuple[str, ...], output: str, force: bool, format_: str, quiet: bool
+    tables: tuple[str, ...],
+    output: str,
+    force: bool,
+    allow_overlap: bool,
+    format_: str,
+    quiet: bool,
 ) -> None:
     """Merge calibration tables of one model.
 
@@ -33,6 +43,7 @@ def command(
     """
     target = Path(output)
     model_io.check_output(target, force, tuple(map(Path, tables)))
-    merged = merge_tables(load_table(Path(path)) for path in tables)
+    read = [load_table(Path(path)) for path in tables]
+    merged = merge_tables(read, allow_overlap=allow_overlap)
     merged.save(target)
     show(merged, format_, quiet, wrote=target)

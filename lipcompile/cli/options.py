@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lipcompile.calibration.scan import ScanOptions
+from lipcompile.calibration.options import ScanOptions
+from lipcompile.calibration.sources.picking import WHOLE
 from lipcompile.errors import OptionError
 from lipcompile.ops import LINEAR_OPS
 from lipcompile.runtime import RuntimeOptions
@@ -47,6 +48,11 @@ def scan_from(flags: dict[str, Any]) -> ScanOptions:
         seed=flags.pop("seed"),
         on_bad_sample=flags.pop("on_bad_sample"),
         on_nonfinite=flags.pop("on_nonfinite"),
+        readers=flags.pop("readers"),
+        resume=flags.pop("resume", True),
+        runner=flags.pop("runner", "local"),
+        ray_address=flags.pop("ray_address", None),
+        shard=flags.pop("shard", None) or WHOLE,
         **image_from(flags),
     )
 

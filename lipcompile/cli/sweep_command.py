@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from lipcompile.cli.evidence import Evidence, evidence_flags, stop_where_failed
-from lipcompile.cli.flags import attack_flags, label_flags, scanning_flags
+from lipcompile.cli.flags import DATA_HELP, attack_flags, label_flags, scanning_flags
 from lipcompile.cli.long_work import Notes, journal_beside, parse_samples
 from lipcompile.cli.options import scanning_options
 from lipcompile.cli.show import progress
@@ -28,7 +28,7 @@ _WRITING = ("force", "save_model", "save_table", "save_cr", "verbose")
     "--calib",
     required=True,
     metavar="DATA",
-    help="Calibration data: a folder of images, a list file, .npy, .npz, or random:N.",
+    help=DATA_HELP,
 )
 @click.option(
     "--data",

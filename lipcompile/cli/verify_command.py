@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from lipcompile.calibration.scan import ScanOptions
+from lipcompile.calibration.options import ScanOptions
 from lipcompile.cli.evidence import Evidence, evidence_flags
-from lipcompile.cli.flags import image_flags, output_flags, runtime_flags
+from lipcompile.cli.flags import DATA_KINDS, image_flags, output_flags, runtime_flags
 from lipcompile.cli.options import image_from, runtime_from
 from lipcompile.cli.show import progress
 from lipcompile.verifying.verify import verify
@@ -20,7 +20,7 @@ from lipcompile.verifying.verify import verify
 @click.option(
     "--data",
     metavar="DATA",
-    help="A folder of images, a list file, .npy, .npz, or random:N.  [default: random]",
+    help=f"As calibration data: {DATA_KINDS}  [default: random]",
 )
 @click.option(
     "--samples",

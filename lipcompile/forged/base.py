@@ -79,7 +79,7 @@ class Emitter:
     def constant(self, number: float, dtype: str, length: int | None = None) -> ir.Value:
         """Adds a Constant node, scalar or [length]; initializers would need IR version 4."""
         array = np.full(() if length is None else length, number, dtype=dtype)
-        return self("Constant", attributes={"value": ir.tensor(array)})
+        return self("Constant", attributes={"value": ir.AttrTensor("value", ir.tensor(array))})
 
     def affine(
         self, x: ir.Value, scale: float, shift: float, dtype: str, channels: int

@@ -11,7 +11,7 @@ import numpy as np
 
 from lipcompile.calibration.preprocess.config import Config
 from lipcompile.calibration.preprocess.transform import Preprocess
-from lipcompile.calibration.sources.opening import pick_subset
+from lipcompile.calibration.sources.picking import pick_subset
 from lipcompile.errors import DataError
 from lipcompile.labelled.class_names import ClassNames
 from lipcompile.labelled.normalisation import Normalisation

@@ -7,7 +7,7 @@ edit that, and `render` carries only their edits back.
 from __future__ import annotations
 
 from lipcompile.model_io.expanding import expand_functions
-from lipcompile.model_io.reading import LoadedModel, edit, load
+from lipcompile.model_io.reading import LoadedModel, edit, load, parse
 from lipcompile.model_io.rendering import (
     passes_checker,
     rename_dimension,
@@ -32,6 +32,7 @@ __all__ = [
     "expand_functions",
     "give_back",
     "load",
+    "parse",
     "passes_checker",
     "paths_among",
     "rename_dimension",

@@ -168,6 +168,7 @@ def _read_file(path: Path) -> tuple[onnx.ModelProto, str]:
     try:
         check_file(path)
         content = path.read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
         proto.ParseFromString(content)
     except DecodeError as error:
         raise ModelError(
@@ -176,7 +177,12 @@ def _read_file(path: Path) -> tuple[onnx.ModelProto, str]:
         ) from error
     except OSError as error:
         raise ModelError(f"'{path}' cannot be read ({error.strerror}): check it") from error
-    return proto, hashlib.sha256(content).hexdigest()
+    return proto, digest
+
+
+def parse(content: bytes) -> onnx.ModelProto:
+    """The model in bytes that `serialize` gave."""
+    return onnx.ModelProto.FromString(content)
 
 
 def to_ir(proto: onnx.ModelProto, name: str) -> ir.Model:
@@ -259,20 +265,18 @@ def _spec(info: onnx.ValueInfoProto) -> TensorSpec:
 
 def _inline_linear_functions(model: ir.Model, name: str) -> tuple[str, ...]:
     """Inlines the local functions that hold a linear layer, directly or through a call."""
-    holders = {
-        key
-        for key, function in model.functions.items()
-        if any(node.op_type in LINEAR_OPS for node in function.all_nodes())
-    }
-    while True:
-        callers = {
-            key
-            for key, function in model.functions.items()
-            if any(node.op_identifier() in holders for node in function.all_nodes())
-        }
-        if callers <= holders:
-            break
-        holders |= callers
+    callers: dict[ir.OperatorIdentifier, list[ir.OperatorIdentifier]] = {}
+    holders: set[ir.OperatorIdentifier] = set()
+    for key, function in model.functions.items():
+        for node in function.all_nodes():
+            callers.setdefault(node.op_identifier(), []).append(key)
+            if node.op_type in LINEAR_OPS:
+                holders.add(key)
+    queue = list(holders)
+    while queue:
+        fresh = [key for key in callers.get(queue.pop(), ()) if key not in holders]
+        holders.update(fresh)
+        queue += fresh
     try:
         if holders:
             inline(model, lambda function: function.identifier() in holders)

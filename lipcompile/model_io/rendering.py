@@ -102,7 +102,7 @@ def _render_node(base: onnx.ModelProto, node: ir.Node) -> onnx.NodeProto:
 
 def _written(node: ir.Node) -> onnx.NodeProto:
     try:
-        proto: onnx.NodeProto = ir.to_proto(node)
+        proto: onnx.NodeProto = ir.serde.serialize_node(node)
     except Exception as error:  # text that is not UTF-8, attributes of no type, ...
         raise ModelError(
             f"node '{node.name or node.op_type}' must be edited, and holds what cannot be "
@@ -217,10 +217,11 @@ def with_extra_outputs(base: onnx.ModelProto, nodes: Sequence[ir.Node]) -> bytes
     """
     extra = onnx.ModelProto()
     for node in nodes:
-        extra.graph.node.append(ir.to_proto(node))
+        extra.graph.node.append(ir.serde.serialize_node(node))
         for value in node.outputs:
             if not value.uses():
                 extra.graph.output.append(ir.to_proto(value))
+    _check_size(base.ByteSize() + extra.ByteSize())
     return serialize(base) + extra.SerializeToString(deterministic=True)
 
 
@@ -230,15 +231,19 @@ def serialize(proto: onnx.ModelProto) -> bytes:
     Raises:
         ModelError: The inline weights do not fit into one protobuf message (2 GiB).
     """
-    if proto.ByteSize() > PROTOBUF_LIMIT:
-        raise ModelError(
-            f"the model has {proto.ByteSize()} bytes in memory, and protobuf holds at most "
-            "2 GiB: save it with external data and pass the path"
-        )
+    _check_size(proto.ByteSize())
     try:
         return proto.SerializeToString(deterministic=True)
     except (ValueError, MemoryError) as error:
         raise RunFailure(f"the model could not be serialised ({error})") from error
+
+
+def _check_size(size: int) -> None:
+    if size > PROTOBUF_LIMIT:
+        raise ModelError(
+            f"the model has {size} bytes in memory, with what was added to it, and protobuf "
+            "holds at most 2 GiB: save it with external data and pass the path"
+        )
 
 
 def relocate(proto: onnx.ModelProto, locations: Mapping[str, str]) -> None:
@@ -262,7 +267,12 @@ def _external_protos(proto: onnx.ModelProto) -> Iterable[onnx.TensorProto]:
 
 
 def passes_checker(proto: onnx.ModelProto) -> bool:
-    """Whether ONNX's own checker accepts the model; external weights are not read for it."""
+    """Whether ONNX's own checker accepts the model; external weights are not read for it.
+
+    Raises:
+        ModelError: The inline weights do not fit into one protobuf message.
+    """
+    _check_size(proto.ByteSize())
     subject = proto
     if any(True for _ in _external_protos(proto)):
         subject = onnx.ModelProto()

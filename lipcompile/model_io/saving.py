@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from lipcompile.atomic import copy_file, taking_turns, write_bytes
 from lipcompile.errors import ModelError, OutputError, SaveError
-from lipcompile.external_data import sampled_digest
+from lipcompile.external_data import ExternalRange, sampled_digest
 from lipcompile.model_io.reading import LoadedModel
 from lipcompile.model_io.rendering import relocate, serialize
 
@@ -111,12 +111,13 @@ def save(source: LoadedModel, proto: onnx.ModelProto, output: Path) -> tuple[Pat
 
 def _save(source: LoadedModel, proto: onnx.ModelProto, output: Path) -> tuple[Path, ...]:
     stale = _stale_data(output)
-    targets = _free_names(source, output)
+    files = _files(source)
+    targets = _free_names(source, files, output)
     fresh = {target for target in targets.values() if not target.exists()}
     try:
         for location, target in targets.items():
             if target in fresh:
-                copy_file(_path_of(source, location), target)
+                copy_file(files[location][0].path, target)
         write_bytes(output, serialize(_relocated(proto, targets)))
     except BaseException:
         for path in fresh:
@@ -131,9 +132,11 @@ def _save(source: LoadedModel, proto: onnx.ModelProto, output: Path) -> tuple[Pa
     return (output, *targets.values())
 
 
-def _free_names(source: LoadedModel, output: Path) -> dict[str, Path]:
+def _free_names(
+    source: LoadedModel, files: Mapping[str, Sequence[ExternalRange]], output: Path
+) -> dict[str, Path]:
     try:
-        return {loc: _free_name(source, loc, output) for loc in _locations(source)}
+        return {location: _free_name(location, files[location], output) for location in files}
     except OSError as error:
         raise SaveError(
             f"external data of '{source.name}' cannot be read ({error.strerror}), so "
@@ -152,28 +155,27 @@ def _relocated(proto: onnx.ModelProto, targets: Mapping[str, Path]) -> onnx.Mode
 
 def with_plain_locations(source: LoadedModel, proto: onnx.ModelProto) -> onnx.ModelProto:
     """`proto` with its external data in files "0", "1", ...: to compare two saved models."""
-    names = {location: Path(str(i)) for i, location in enumerate(_locations(source))}
+    names = {location: Path(str(i)) for i, location in enumerate(_files(source))}
     return _relocated(proto, names)
 
 
-def _path_of(source: LoadedModel, location: str) -> Path:
-    return next(item.path for item in source.external if item.location == location)
+def _files(source: LoadedModel) -> dict[str, list[ExternalRange]]:
+    """What lies in each file of external data, by location."""
+    files: dict[str, list[ExternalRange]] = {}
+    for item in source.external:
+        files.setdefault(item.location, []).append(item)
+    return files
 
 
-def _locations(source: LoadedModel) -> list[str]:
-    return list(dict.fromkeys(item.location for item in source.external))
-
-
-def _free_name(source: LoadedModel, location: str, output: Path) -> Path:
+def _free_name(location: str, held: Sequence[ExternalRange], output: Path) -> Path:
     """`<name>.<digest>.data`: unused, or a file of the same bytes, which need no copy.
 
     The digest is of sampled blocks, so files of one name may differ; none is ever overwritten.
     """
     digest = hashlib.sha256(location.encode())
-    for item in source.external:
-        if item.location == location:
-            digest.update(sampled_digest(item))
-    original, mark = _path_of(source, location), digest.hexdigest()[:8]
+    for item in held:
+        digest.update(sampled_digest(item))
+    original, mark = held[0].path, digest.hexdigest()[:8]
     marks = itertools.chain([mark], (f"{mark}-{count}" for count in itertools.count(1)))
     names = (output.with_name(f"{output.name}.{mark}.data") for mark in marks)
     return next(n for n in names if not n.exists() or filecmp.cmp(original, n, shallow=False))

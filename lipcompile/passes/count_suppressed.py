@@ -50,6 +50,11 @@ class CountTap:
     nodes: tuple[ir.Node, ...]
 
     @property
+    def key(self) -> tuple[object, ...]:
+        """What it measures."""
+        return self.tensor, self.axis, self.thresholds
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         ends = [node.outputs[0] for node in self.nodes if not node.outputs[0].uses()]
         return tuple(value.name or "" for value in ends)

@@ -9,6 +9,7 @@ one. layer(x) itself, without `hard`, changes by what features below c contribut
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,12 +106,12 @@ class ZeroColumns:
         Returns:
             For each layer that was edited the name of the tensor that stores its weight now.
         """
-        return {
-            plan.layer.name: _zero(model.graph, plan) for plan in self.plans if plan.columns
-        }
+        taken = {value.name for node in model.graph.all_nodes() for value in node.outputs}
+        taken |= set(model.graph.initializers)
+        return {plan.layer.name: _zero(plan, taken) for plan in self.plans if plan.columns}
 
 
-def _zero(graph: ir.Graph, plan: ColumnPlan) -> str:
+def _zero(plan: ColumnPlan, taken: set[str | None]) -> str:
     index = 1 - plan.layer.data_index
     # Found anew: an edit before this one may have left a shared weight to this layer alone.
     weight = stored_weight(plan.layer.node, index)
@@ -119,16 +120,15 @@ def _zero(graph: ir.Graph, plan: ColumnPlan) -> str:
     goes = np.zeros(plan.count, dtype=bool)
     goes[list(plan.columns)] = True
     mask = columns_of(plan.layer, array.shape).spread(goes)
-    weight.store(np.where(mask, weight.zeros(), array), _free_name(graph, plan.layer))
+    weight.store(np.where(mask, weight.zeros(), array), _free_name(plan.layer, taken))
     stored = plan.layer.node.inputs[index] if weight.shared else weight.root
     assert stored is not None and stored.name is not None
+    taken.add(stored.name)
     return stored.name
 
 
-def _free_name(graph: ir.Graph, layer: LinearLayer) -> str:
+def _free_name(layer: LinearLayer, taken: Container[str | None]) -> str:
     """A name after "lipcompile/" that no value has yet, from that of the layer."""
-    taken = {value.name for node in graph.all_nodes() for value in node.outputs}
-    taken |= set(graph.initializers)
     base = name = f"{layer.name.lstrip('/')}/weight"
     count = 1
     while f"{MARK}/{name}" in taken:

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from lipcompile.calibration.scan import ScanOptions
+from lipcompile.calibration.options import ScanOptions
 from lipcompile.runtime import RuntimeOptions
 from lipcompile.sites import Selector
 from lipcompile.sweeping.settings import Setting

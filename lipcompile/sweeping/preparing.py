@@ -8,8 +8,9 @@ from pathlib import Path
 
 from lipcompile import model_io
 from lipcompile.calibration.counting import check_readable_twice, prepare_counting
+from lipcompile.calibration.options import ScanOptions
 from lipcompile.calibration.probes import Probe
-from lipcompile.calibration.scan import Progress, ScanOptions, prepare_scan
+from lipcompile.calibration.scan import Progress, prepare_scan
 from lipcompile.calibration.table import CalibrationTable
 from lipcompile.compiling import Task, open_task
 from lipcompile.errors import Interrupted, NonFiniteError
@@ -101,7 +102,7 @@ class Preparing:
         sites, how = task.selection.sites, (self.scan, self.options)
         fewer = min(self.scan.samples or VECTORS, VECTORS)
         try:
-            running = prepare_scan(task.loaded, sites, calib, *how)
+            running = prepare_scan(task.loaded, sites, calib, *how, probes=0)
             running.run(self.progress)
             counting = prepare_counting(task.loaded, sites, running.table, c_rs, calib, *how)
             counting.run(self.progress, again=True)

@@ -15,7 +15,8 @@ from dataclasses import replace
 from typing import Literal
 
 from lipcompile import model_io
-from lipcompile.calibration.scan import Progress, ScanOptions
+from lipcompile.calibration.options import ScanOptions
+from lipcompile.calibration.scan import Progress
 from lipcompile.ensembles.options import EnsembleOptions
 from lipcompile.errors import OptionError
 from lipcompile.findings import failures

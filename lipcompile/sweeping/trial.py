@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from lipcompile import model_io
+from lipcompile.calibration.options import ScanOptions
 from lipcompile.calibration.probes import Probe
-from lipcompile.calibration.scan import ScanOptions
 from lipcompile.calibration.table import CalibrationTable
 from lipcompile.compiling import Compiled, Task, compile_task, open_task
 from lipcompile.errors import InputError, RunFailure

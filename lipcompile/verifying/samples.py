@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from lipcompile.calibration.options import ScanOptions
 from lipcompile.calibration.probes import Probe
-from lipcompile.calibration.scan import Progress, ScanOptions, prepare_scan
+from lipcompile.calibration.scan import Progress, prepare_scan
 from lipcompile.model_io import LoadedModel
 from lipcompile.runtime import RuntimeOptions, Session
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from lipcompile.calibration.scan import Progress, ScanOptions
+from lipcompile.calibration.options import ScanOptions
+from lipcompile.calibration.scan import Progress
 from lipcompile.checks import Agreement
 from lipcompile.errors import DataError, InputError, ModelError, OptionError, RunFailure
 from lipcompile.findings import Finding

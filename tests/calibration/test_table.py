@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lipcompile.calibration.merge import merge_ranges, merge_tables
+from lipcompile.calibration.merge import merge_tables
 from lipcompile.calibration.preprocess.transform import Preprocess
 from lipcompile.calibration.table import (
     CalibrationTable,
     DataRecord,
     SiteRange,
-    add_digests,
     load_table,
 )
+from lipcompile.calibration.tally import add_digests, merge_ranges
 from lipcompile.errors import TableError
 
 MODEL = "sha256:" + "ab" * 32
@@ -354,6 +354,9 @@ def test_a_key_that_is_missing(place):
     del parent[key]
     if place == ("input_range", "x"):
         return  # a name, not a key of the format
+    if place == ("data", "sketch"):  # tables before shards had none
+        assert CalibrationTable.from_json(damaged).data.sketch == ()
+        return
     with pytest.raises(TableError, match=f"{key}|no calibration table"):
         CalibrationTable.from_json(damaged)
 

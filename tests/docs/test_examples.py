@@ -180,10 +180,26 @@ def _plant_ctrl_c(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Session, "run", interrupted)
 
 
+def _plant_little_memory(patch: pytest.MonkeyPatch) -> None:
+    class Refusing:
+        def run(self, *_: object) -> None:
+            what = "Failed to allocate memory for requested buffer of size 1073741824"
+            raise RuntimeError(f"[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : {what}")
+
+    real = Session.run
+
+    def run(self: Session, *given: object) -> dict[str, np.ndarray]:
+        self._native = Refusing()
+        return real(self, *given)  # type: ignore[arg-type]
+
+    patch.setattr(Session, "run", run)
+
+
 # What must go wrong from outside for the example of a section.
 PLANTED: Mapping[str, Callable[[pytest.MonkeyPatch], None]] = {
     "ProviderError": _plant_no_gpu,
     "MissingExtraError": _plant_no_runtime,
+    "OutOfMemory": _plant_little_memory,
     "CheckFailed": _plant_rejected_result,
     "SaveError": _plant_full_disk,
     "Interrupted": _plant_ctrl_c,

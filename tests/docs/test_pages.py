@@ -60,6 +60,11 @@ def what_an_option_says(option: click.Option) -> set[str]:
     return {*map(str, choices), *([str(default)] if stated else [])}
 
 
+def names_of(option: click.Option) -> list[str]:
+    """Every way to write it: `--resume` and `--no-resume` are one option."""
+    return [*option.opts, *option.secondary_opts]
+
+
 def undocumented(command: click.Command, page: str) -> list[str]:
     """Options without a row, and rows that miss a name, a choice or the default."""
     rows = table_rows(page)
@@ -71,14 +76,14 @@ def undocumented(command: click.Command, page: str) -> list[str]:
             problems.append(f"{label} has no row")
             continue
         told = set(re.findall(r"[^\s`,;()]+", " ".join(row)))
-        missing = ({*option.opts} - quoted(row[0])) | (what_an_option_says(option) - told)
+        missing = ({*names_of(option)} - quoted(row[0])) | (what_an_option_says(option) - told)
         problems += [f"{label}: its row misses {word}" for word in sorted(missing)]
     return problems
 
 
 def invented(command: click.Command, page: str) -> list[str]:
     """Flags that a page's tables give to a command that does not have them."""
-    known = {name for option in options_of(command) for name in option.opts}
+    known = {name for option in options_of(command) for name in names_of(option)}
     listed = {name for row in table_rows(page) for name in quoted(row[0])}
     return sorted(name for name in listed if name.startswith("-") and name not in known)
 
@@ -106,7 +111,7 @@ def common_options() -> list[click.Option]:
 def all_flags() -> set[str]:
     options = [option for name in COMMANDS for option in options_of(command_named(name))]
     options += common_options()
-    return {"--version", *(name for option in options for name in option.opts)}
+    return {"--version", *(name for option in options for name in names_of(option))}
 
 
 @pytest.mark.parametrize("name", COMMANDS)

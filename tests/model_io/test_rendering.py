@@ -211,6 +211,20 @@ def test_a_model_above_the_limit_of_protobuf_is_refused(small_cnn, monkeypatch):
         model_io.serialize(small_cnn())
 
 
+def test_what_outgrows_protobuf_only_with_its_taps_is_refused(small_cnn, monkeypatch):
+    monkeypatch.setattr(rendering, "PROTOBUF_LIMIT", small_cnn().ByteSize())
+    assert model_io.with_extra_outputs(small_cnn(), []) == as_bytes(small_cnn())
+    with pytest.raises(ModelError, match="with what was added to it.*external data"):
+        model_io.with_extra_outputs(small_cnn(), [tap(small_cnn)])
+
+
+def test_the_checker_is_not_asked_about_what_it_cannot_read(small_cnn, monkeypatch):
+    assert model_io.passes_checker(small_cnn())
+    monkeypatch.setattr(rendering, "PROTOBUF_LIMIT", small_cnn().ByteSize() - 1)
+    with pytest.raises(ModelError, match="save it with external data"):
+        model_io.passes_checker(small_cnn())
+
+
 def test_relocating_reaches_every_external_tensor(tmp_path, small_cnn, externalise):
     proto = parser.parse_model("""
         <ir_version: 8, opset_import: ["": 17, "local": 1]>

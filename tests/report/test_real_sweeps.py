@@ -9,7 +9,7 @@ import pytest
 
 import lipcompile
 from lipcompile import demo
-from lipcompile.calibration.scan import ScanOptions
+from lipcompile.calibration.options import ScanOptions
 from lipcompile.documents import Document
 from lipcompile.report import Report
 from lipcompile.runtime import RuntimeOptions

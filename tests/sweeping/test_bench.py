@@ -12,7 +12,7 @@ import pytest
 
 import lipcompile
 from lipcompile import model_io
-from lipcompile.calibration.scan import ScanOptions
+from lipcompile.calibration.options import ScanOptions
 from lipcompile.demo import CALIBRATION, MODEL, TEST
 from lipcompile.errors import CheckFailed, DataError, Interrupted, ProviderError, RunFailure
 from lipcompile.runtime import Session

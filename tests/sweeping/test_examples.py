@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from lipcompile import model_io
-from lipcompile.calibration.scan import ScanOptions
+from lipcompile.calibration.options import ScanOptions
 from lipcompile.errors import DataError, ModelError, NonFiniteError, OptionError
 from lipcompile.runtime import RuntimeOptions
 from lipcompile.sweeping import opening

@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 import lipcompile
-from lipcompile.calibration.scan import ScanOptions
+from lipcompile.calibration.options import ScanOptions
 from lipcompile.ensembles.options import EnsembleOptions
 from lipcompile.runtime import RuntimeOptions
 from lipcompile.sweeping import comparing

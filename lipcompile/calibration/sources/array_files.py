@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import zipfile
 from pathlib import Path
@@ -29,23 +30,50 @@ def read_arrays(path: Path, name: str) -> np.ndarray | dict[str, np.ndarray]:
     try:
         if path.exists() and not path.is_file():  # a named pipe would block for ever
             raise ValueError("it is not a regular file")
+        size = path.stat().st_size
         # np.load leaves the file open when it meets a damaged .npz by its path.
         with path.open("rb") as file:
             if file.read(2) == b"PK":
-                _check_archive(file, path.stat().st_size)
-                file.seek(0)
-                with np.load(file, allow_pickle=False) as loaded:
-                    return dict(loaded)
+                return _read_archive(file, size)
             file.seek(0)
-            _check_header(file, path.stat().st_size)
+            _check_header(file, size)
         array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
         return array
     except Exception as err:  # damaged headers raise from zipfile, zlib, ast and tokenize
-        cause = getattr(err, "strerror", None) or str(err)[:300] or type(err).__name__
-        raise DataError(
-            f"array file '{name}' cannot be read ({cause}): write plain numeric arrays with"
-            " np.save or np.savez"
-        ) from err
+        raise _cannot_read(name, err) from err
+
+
+def parse_arrays(data: bytes, name: str) -> np.ndarray | dict[str, np.ndarray]:
+    """The content of the bytes of a .npy or a .npz file; pickles are refused.
+
+    Raises:
+        DataError: As `read_arrays`.
+    """
+    file = io.BytesIO(data)
+    try:
+        if data[:2] == b"PK":
+            return _read_archive(file, len(data))
+        _check_header(file, len(data))
+        file.seek(0)
+        array: np.ndarray = np.load(file, allow_pickle=False)
+        return array
+    except Exception as err:  # as above
+        raise _cannot_read(name, err) from err
+
+
+def _cannot_read(name: str, err: Exception) -> DataError:
+    cause = getattr(err, "strerror", None) or str(err)[:300] or type(err).__name__
+    return DataError(
+        f"array file '{name}' cannot be read ({cause}): write plain numeric arrays with"
+        " np.save or np.savez"
+    )
+
+
+def _read_archive(file: IO[bytes], size: int) -> dict[str, np.ndarray]:
+    _check_archive(file, size)
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as loaded:
+        return dict(loaded)
 
 
 def _check_archive(file: IO[bytes], size: int) -> None:

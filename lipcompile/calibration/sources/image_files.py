@@ -8,16 +8,22 @@ import hashlib
 import io
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from lipcompile.calibration.preprocess.transform import Preprocess
+from lipcompile.calibration.sources.fast_jpeg import fast_pixels
 from lipcompile.calibration.sources.sample import Sample, check_array
 from lipcompile.errors import DataError
 from lipcompile.signature import TensorSpec
 
+IMAGE_SUFFIXES: Final = frozenset(
+    [".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"]
+)
 _REPLACE_OR_SKIP = (
     "replace it, or pass --on-bad-sample skip to leave it out and have it counted"
 )
@@ -32,15 +38,37 @@ _MOST_BYTES = 1 << 30  # twice what Pillow's limit on pixels leaves of any 8-bit
 _OPENING = threading.Lock()
 
 
+def image_reader(
+    label: str, inputs: Sequence[TensorSpec], preprocess: Callable[[], Preprocess] | None
+) -> Callable[[str, bytes], Sample]:
+    """What makes a sample of a name and the bytes of an image file.
+
+    Args:
+        label: Name of the data, for errors.
+        inputs: The model's inputs.
+        preprocess: Gives the transform.
+
+    Raises:
+        DataError: The model does not take one image, or nothing says how to prepare it.
+    """
+    if len(inputs) != 1 or preprocess is None:
+        raise DataError(
+            f"'{label}' holds images, which need preprocessing and a model with one input;"
+            f" this model takes {[str(spec) for spec in inputs]}: give .npz data with one"
+            " array per input"
+        )
+    spec, transform = inputs[0], preprocess()
+    return lambda name, data: image_sample(data, name, spec, transform)
+
+
 def image_sample(
-    path: Path, name: str, spec: TensorSpec, transform: Callable[[Image.Image], np.ndarray]
+    data: bytes, name: str, spec: TensorSpec, transform: Callable[[Image.Image], np.ndarray]
 ) -> Sample:
     """The sample of one image file; its digest is over the file's bytes.
 
     Raises:
-        DataError: The file cannot be read, decoded or transformed, or does not fit the input.
+        DataError: It cannot be decoded or transformed, or does not fit the input.
     """
-    data = read_file(path, name)
     image = decode(data, name)
     try:
         array = transform(image)
@@ -55,8 +83,7 @@ def read_file(path: Path, name: str, remedy: str = _REPLACE_OR_SKIP) -> bytes:
     """The bytes of a sample's file; errors end in `remedy`.
 
     Raises:
-        DataError: The file is missing, empty, above 1 GiB, not a regular file, or may not be
-            read.
+        DataError: The file is missing, above 1 GiB, not a regular file, or may not be read.
     """
     try:
         if path.is_file() and path.stat().st_size > _MOST_BYTES:
@@ -66,9 +93,8 @@ def read_file(path: Path, name: str, remedy: str = _REPLACE_OR_SKIP) -> bytes:
     except (OSError, ValueError) as err:
         cause = getattr(err, "strerror", None) or err
         raise DataError(f"sample '{name}' cannot be read ({cause}): {remedy}") from err
-    if not data:
-        cause = "not a regular file" if data is None else "the file is empty"
-        raise DataError(f"sample '{name}' cannot be decoded ({cause}): {remedy}")
+    if data is None:
+        raise DataError(f"sample '{name}' cannot be decoded (not a regular file): {remedy}")
     return data
 
 
@@ -81,11 +107,15 @@ def decode(data: bytes, name: str, remedy: str = _REPLACE_OR_SKIP) -> Image.Imag
         DataError: The bytes are no image of a common raster format, are damaged, or hold more
             than `PIL.Image.MAX_IMAGE_PIXELS` pixels.
     """
+    if not data:
+        raise DataError(f"sample '{name}' cannot be decoded (the file is empty): {remedy}")
     try:
         with _OPENING, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = _open(data)
+        if (fast := fast_pixels(image, data)) is not None:
+            return fast
         image.load()
     except Exception as err:  # On damaged bytes, Pillow's plugins raise nearly any type.
         raise DataError(

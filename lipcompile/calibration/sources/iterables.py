@@ -10,8 +10,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from lipcompile.calibration.sources.items import item_sample
+from lipcompile.calibration.sources.picking import Pick
 from lipcompile.calibration.sources.sample import Sample
-from lipcompile.calibration.sources.source import Load, Pick, Source, indexed_source
+from lipcompile.calibration.sources.source import Load, Source, indexed_source
 from lipcompile.errors import DataError
 from lipcompile.signature import TensorSpec
 
@@ -32,17 +33,15 @@ class _Indexed(Protocol):
     def __getitem__(self, index: int, /) -> Any: ...
 
 
-def open_reader(reader: Reader, inputs: Sequence[TensorSpec], samples: int | None) -> Source:
-    """The complete feeds that `reader` gives, the first `samples` of them where given."""
+def open_reader(reader: Reader, inputs: Sequence[TensorSpec], pick: Pick) -> Source:
+    """The complete feeds that `reader` gives: those that `pick` chooses of the first ones."""
     feeds = iter(reader.get_next, None)
-    read = partial(_stream, feeds, inputs, limit=samples, whole=True)
+    read = partial(_stream, feeds, inputs, pick, whole=True)
     return Source("reader", type(reader).__name__, None, read)
 
 
-def open_iterable(
-    data: object, inputs: Sequence[TensorSpec], samples: int | None, pick: Pick
-) -> Source:
-    """The items of `data`: those that `pick` chooses where the length is known.
+def open_iterable(data: object, inputs: Sequence[TensorSpec], pick: Pick) -> Source:
+    """The items of `data` that `pick` chooses; of the first ones where the length is unknown.
 
     Raises:
         DataError: `data` can be neither indexed nor iterated.
@@ -54,7 +53,14 @@ def open_iterable(
         def load(name: str, i: int) -> Sample:
             return item_sample(name, items[i], inputs)
 
-        return indexed_source("iterable", label, pick(len(items)), lambda i: f"item {i}", load)
+        return indexed_source(
+            "iterable",
+            label,
+            pick(len(items)),
+            lambda i: f"item {i}",
+            load,
+            threaded=False,
+        )
     if not isinstance(data, Iterable):
         raise DataError(
             f"calibration data of type '{label}' cannot be read: give a path, an array, a dict"
@@ -62,21 +68,33 @@ def open_iterable(
         )
     if isinstance(data, Sized):
         indices = pick(len(data))
-        read = partial(_stream, data, inputs, wanted=frozenset(indices))
+        read = partial(_chosen, data, inputs, frozenset(indices))
         return Source("iterable", label, len(indices), read)
-    return Source("iterable", label, None, partial(_stream, data, inputs, limit=samples))
+    return Source("iterable", label, None, partial(_stream, data, inputs, pick))
 
 
 def _stream(
     items: Iterable[Any],
     inputs: Sequence[TensorSpec],
-    *,
-    limit: int | None = None,
-    wanted: frozenset[int] | None = None,
+    pick: Pick,
+    start: int,
     whole: bool | None = None,
 ) -> Iterator[tuple[str, Load]]:
-    limit = max(wanted, default=-1) + 1 if wanted is not None else limit
-    for i, item in enumerate(islice(items, limit)):
-        if wanted is None or i in wanted:
-            name = f"item {i}"
-            yield name, partial(item_sample, name, item, inputs, whole)
+    first, step = pick.shard.index - 1, pick.shard.count
+    numbered = islice(enumerate(items), first + start * step, pick.samples, step)
+    return (_pending(i, item, inputs, whole) for i, item in numbered)
+
+
+def _chosen(
+    items: Iterable[Any], inputs: Sequence[TensorSpec], wanted: frozenset[int], start: int
+) -> Iterator[tuple[str, Load]]:
+    numbered = islice(enumerate(items), max(wanted, default=-1) + 1)
+    chosen = (_pending(i, item, inputs, None) for i, item in numbered if i in wanted)
+    return islice(chosen, start, None)
+
+
+def _pending(
+    index: int, item: Any, inputs: Sequence[TensorSpec], whole: bool | None
+) -> tuple[str, Load]:
+    name = f"item {index}"
+    return name, partial(item_sample, name, item, inputs, whole)

@@ -7,8 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lipcompile.calibration.sources.picking import Pick
 from lipcompile.calibration.sources.sample import Sample, array_sample, target_dtype
-from lipcompile.calibration.sources.source import Pick, Source, indexed_source
+from lipcompile.calibration.sources.source import (
+    Origin,
+    Source,
+    indexed_source,
+    listing_digest,
+)
 from lipcompile.errors import DataError, OptionError
 from lipcompile.signature import TensorSpec
 
@@ -16,14 +22,14 @@ RANDOM_PREFIX = "random:"
 _MOST_ELEMENTS = 1 << 28  # 2 GiB while they are drawn
 
 
-def open_random(text: str, inputs: Sequence[TensorSpec], pick: Pick, seed: int) -> Source:
+def open_random(text: str, inputs: Sequence[TensorSpec], pick: Pick) -> Source:
     """Standard-normal floats and integers 0 or 1; dynamic axes have length 1.
 
     Args:
         text: "random:N" for N samples.
         inputs: The model's inputs, all tensors of numbers.
-        pick: Chooses the indices of the samples that are read.
-        seed: Sample i is drawn from (seed, i), whatever else is read.
+        pick: Chooses the indices of the samples that are read; sample i is drawn from
+            (its seed, i), whatever else is read.
 
     Raises:
         DataError: The rank of an input is not known.
@@ -47,11 +53,15 @@ def open_random(text: str, inputs: Sequence[TensorSpec], pick: Pick, seed: int) 
     whole = not any(spec.shape for spec in inputs)
 
     def load(name: str, i: int) -> Sample:
-        rng = np.random.default_rng([seed, i])
+        rng = np.random.default_rng([pick.seed, i])
         feeds = {spec.name: _draw(rng, spec) for spec in inputs}
         return array_sample(name, feeds, inputs, whole)
 
-    return indexed_source("random", text, pick(int(count)), lambda i: f"random[{i}]", load)
+    origin = Origin(lambda: listing_digest([text, str(pick.seed)]))
+    indices = pick(int(count))
+    return indexed_source(
+        "random", text, indices, lambda i: f"random[{i}]", load, origin=origin
+    )
 
 
 def _draw(rng: np.random.Generator, spec: TensorSpec) -> np.ndarray:

@@ -24,12 +24,14 @@ class Sample:
         whole: True where the arrays are complete feeds; False where the batch axis is missing
             and the arrays may be stacked (an input of rank 0 is never stacked).
         digest: sha256 of the content, whatever its path or position.
+        position: Its place in the source.
     """
 
     name: str
     feeds: dict[str, np.ndarray]
     whole: bool
     digest: bytes
+    position: int = 0
 
 
 def array_sample(

@@ -9,29 +9,37 @@ from typing import Any
 import numpy as np
 
 from lipcompile.calibration.sources.items import match_inputs
+from lipcompile.calibration.sources.picking import Pick
 from lipcompile.calibration.sources.sample import (
     Sample,
     array_sample,
     check_dtype,
     check_shape,
 )
-from lipcompile.calibration.sources.source import Kind, Pick, Source, indexed_source
+from lipcompile.calibration.sources.source import Kind, Origin, Source, indexed_source
 from lipcompile.errors import DataError
 from lipcompile.signature import TensorSpec
 
 
 def open_stack(
-    label: str, data: np.ndarray | Mapping[Any, Any], inputs: Sequence[TensorSpec], pick: Pick
+    label: str,
+    data: np.ndarray | Mapping[Any, Any],
+    inputs: Sequence[TensorSpec],
+    pick: Pick,
+    origin: Origin | None = None,
 ) -> Source:
     """The samples in arrays that are in memory or mapped; `pick` chooses their indices.
+
+    `origin` is that of arrays in a file.
 
     Raises:
         DataError: As in `stack_arrays`.
     """
     stack = stack_arrays(label, data, inputs)
     kind: Kind = "npy" if isinstance(data, np.ndarray) else "npz"
+    indices = pick(stack.count)
     return indexed_source(
-        kind, label, pick(stack.count), lambda i: f"{label}[{i}]", stack.load
+        kind, label, indices, lambda i: f"{label}[{i}]", stack.load, origin=origin
     )
 
 

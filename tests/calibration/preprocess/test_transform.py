@@ -72,6 +72,27 @@ def test_color_layout_and_dtype():
     assert half.dtype == np.float16 and np.isinf(half).all()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("color", ["RGB", "BGR", "L"])
+def test_arithmetic_is_that_of_the_docstring_to_the_bit(color, layout, dtype):
+    values = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    mean, std = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    count = 1 if color == "L" else 3
+    transform = Preprocess(
+        color=color, layout=layout, dtype=dtype, mean=mean[:count], std=std[:count]
+    )
+    image = Image.fromarray(values).convert("L") if color == "L" else Image.fromarray(values)
+    pixels = transform.pixels(image)[:, :, :: -1 if color == "BGR" else 1]
+    want = (
+        pixels.astype(np.float32) * np.float32(1 / 255) - np.array(transform.mean, np.float32)
+    ) / np.array(transform.std, np.float32)
+    want = want.transpose(2, 0, 1) if layout == "NCHW" else want
+    got = transform(image)
+    assert got.dtype == dtype and got.flags.c_contiguous and got.flags.writeable
+    assert got.tobytes() == np.ascontiguousarray(want, dtype=dtype).tobytes()
+
+
 def test_resize_that_would_exhaust_memory_is_refused():
     with pytest.raises(DataError, match=r"above Pillow.s limit of .* pixels"):
         Preprocess(resize=224)(Image.new("L", (20_000, 1)))
