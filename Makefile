@@ -18,6 +18,9 @@ test: $(VENV)/.test ## Run the test suite
 test-all: $(VENV)/.test ## Run the test suite with the slow, exhaustive tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "slow or not slow"
 
+fuzz: $(VENV)/.test ## Feed damaged files to the loaders, a minute each (guided where atheris is installed)
+	$(BIN)/python tests/fuzzing/fuzz.py --seconds 60
+
 lint: $(VENV)/.lint ## Check style, dependency walls and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -54,4 +57,4 @@ $(VENV)/.lint: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) -e ".[lint]"
 	@touch $@
 
-.PHONY: help demo test test-all lint format bench clean
+.PHONY: help demo test test-all fuzz lint format bench clean

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from lipcompile.calibration.sources.sample import Sample
+from lipcompile.errors import DataError
 from lipcompile.signature import TensorSpec
 
 _BYTES = 4 << 20  # of input per automatic batch
 _LIMIT = 64
+_MOST_BYTES = 8 << 30  # of a fixed batch
 
 
 @dataclass(slots=True)
@@ -63,9 +65,19 @@ class Batcher:
         return 0 if batch[0].whole or self.fixed is None else self.fixed - len(batch)
 
     def feeds(self, batch: Sequence[Sample]) -> dict[str, np.ndarray]:
-        """Complete inputs by name; a fixed batch is filled up with its last sample."""
+        """Complete inputs by name; a fixed batch is filled up with its last sample.
+
+        Raises:
+            DataError: A fixed batch is larger than any model takes.
+        """
         if batch[0].whole:
             return dict(batch[0].feeds)
+        size = sum(array.nbytes for array in batch[0].feeds.values())
+        if (total := size * (len(batch) + self.padding(batch))) > _MOST_BYTES:
+            raise DataError(
+                f"the model's inputs fix a batch of {self.fixed:,} samples, which take "
+                f"{total:,} bytes, and {_MOST_BYTES:,} are the limit: check the model"
+            )
         rows = [*batch, *[batch[-1]] * self.padding(batch)]
         scalars = {spec.name for spec in self.inputs if spec.shape == ()}
         return {

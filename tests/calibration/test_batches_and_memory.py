@@ -17,7 +17,7 @@ import lipcompile
 from lipcompile import ScanOptions, Selector, model_io, runtime
 from lipcompile.calibration.tapped import TappedModel
 from lipcompile.demo import MODEL
-from lipcompile.errors import OutOfMemory, RunFailure
+from lipcompile.errors import DataError, OutOfMemory, RunFailure
 from lipcompile.passes.tap_absmax import tap_absmax
 from lipcompile.runtime import RuntimeOptions
 from lipcompile.sites import find_sites
@@ -168,3 +168,11 @@ def test_taps_keep_fusions_and_layout(tmp_path: Path) -> None:
         found.append(sorted((node.domain, activation(node)) for node in convolutions))
     assert found[0] == found[1]
     assert any(re.search("Relu", text) for _, text in found[0])
+
+
+def test_a_fixed_batch_that_no_memory_holds() -> None:
+    model = onnx.load(MODEL)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 2**31
+    with pytest.raises(DataError, match="fix a batch of 2,147,483,648 samples, which take"):
+        lipcompile.calibrate(model, ARRAY)
