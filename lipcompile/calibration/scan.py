@@ -109,7 +109,8 @@ class Scan:
         for start, stop in self.state.covered.gaps(self.source.count):
             self.read(start, stop, watched)
         self.conclude()
-        watched()
+        if kept is not None:
+            kept()
 
     def read(
         self, start: int, stop: int | None, watched: Callable[[], None] = lambda: None
