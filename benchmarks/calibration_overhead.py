@@ -90,11 +90,11 @@ class Subject:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        quiet = RuntimeOptions(threads=self.threads, spinning=False)
+        options = RuntimeOptions(threads=self.threads)
         self.loaded = model_io.load(self.model)
         self.sites = find_sites(self.loaded.graph_ir).sites
-        self.with_taps = TappedModel(self.loaded, self.sites, quiet)
-        self.plain = open_session(self.model, quiet)
+        self.with_taps = TappedModel(self.loaded, self.sites, options)
+        self.plain = open_session(self.model, options)
         self.fed = list(self.batches())
 
     def scan(self) -> Scan:

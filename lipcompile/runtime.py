@@ -59,8 +59,8 @@ class RuntimeOptions:
         optimize: Whether ONNX Runtime optimises the graph.
         prepack: Whether kernels may lay out weights anew when a session is made. With neither
             this nor `optimize`, the CPU provider maps external weights and reads none.
-        spinning: Let idle threads wait actively. Off where sessions take turns in one process:
-            the threads of one would run against the other.
+        spinning: Let threads wait actively for each other within a run. Off where sessions run
+            at the same time in one process: the threads of one would work against the other.
         verbose: Let ONNX Runtime's warnings through.
     """
 
@@ -204,6 +204,8 @@ def open_session(
     native.log_severity_level = _WARNING if options.verbose else _FATAL
     if not options.spinning:
         native.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    else:  # threads wait actively within a run, and let others have the cores between runs
+        native.add_session_config_entry("session.force_spinning_stop", "1")
     if not options.prepack:
         native.add_session_config_entry("session.disable_prepacking", "1")
     if not options.optimize:

@@ -8,7 +8,7 @@ journal keeps and other processes can add to.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -382,7 +382,7 @@ def prepare_scan(
         source,
         Batcher(model.inputs, options.batch_size),
         options,
-        replace(runtime_options, spinning=False),  # idle threads would run against the readers
+        runtime_options,
         transform.current,
         adding,
         0 if adding else probes,
