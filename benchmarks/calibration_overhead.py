@@ -42,7 +42,6 @@ from shaped_models import SHAPED
 import lipcompile
 from lipcompile import RuntimeOptions, ScanOptions, model_io
 from lipcompile.calibration.scan import Scan, prepare_scan
-from lipcompile.calibration.sources.reading_ahead import cores
 from lipcompile.calibration.tapped import TappedModel
 from lipcompile.cli.options import parse_numbers
 from lipcompile.demo import CALIBRATION, MODEL
@@ -120,7 +119,7 @@ class Subject:
             self.plain.run(self.plain.outputs, feeds)
 
     def decoding(self) -> None:
-        for _ in self.scan().source.outcomes(threads=cores()):
+        for _ in self.scan().source.outcomes(threads=None):
             pass
 
     def whole(self) -> None:

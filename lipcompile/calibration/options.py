@@ -31,8 +31,8 @@ class ScanOptions:
         image_flags: Keyword arguments of `preprocess.resolve.resolve`, over the config.
         shard: Which part of the samples to read, as `Shard` or "I/N"; tables of all parts
             merge to that of the whole.
-        readers: Threads that read and decode while the model runs; None takes one per core, up
-            to 8, and 0 reads between runs.
+        readers: Threads that read and decode while the model runs; 0 reads between runs. None
+            takes one per core, up to 8, and none where a sample takes less than a millisecond.
         resume: Go on where a killed scan for the same result stood.
         runner: Where the model runs: in this process ("local"), or on the workers of a Ray
             cluster ("ray").

@@ -24,7 +24,6 @@ from lipcompile.calibration.probes import PROBE_SAMPLES, Probe
 from lipcompile.calibration.shards import ShardRecord
 from lipcompile.calibration.sketch import sketch_of
 from lipcompile.calibration.sources.opening import Source, open_source
-from lipcompile.calibration.sources.reading_ahead import cores
 from lipcompile.calibration.sources.sample import Sample
 from lipcompile.calibration.table import CalibrationTable, DataRecord, SiteRange
 from lipcompile.calibration.tally import Tally, add_digests
@@ -42,7 +41,6 @@ from lipcompile.sites import Site
 Progress = Callable[[int, int | None], None]
 
 _PROBE_BYTES = 128 << 20
-_MOST_READERS = 8  # where nothing else is asked for
 
 
 @dataclass(slots=True)
@@ -220,10 +218,7 @@ class Scan:
 
     def _samples(self, start: int, stop: int | None) -> Iterator[Sample]:
         """The good samples; what is bad is noted with its position."""
-        threads = self.options.readers
-        if threads is None:
-            threads = min(cores(), _MOST_READERS)
-        for outcome in self.source.outcomes(start, stop, threads):
+        for outcome in self.source.outcomes(start, stop, self.options.readers):
             if isinstance(outcome.loaded, Sample):
                 yield outcome.loaded
             else:

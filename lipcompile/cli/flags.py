@@ -81,7 +81,8 @@ def data_flags(command: Command) -> Command:
                 "--readers",
                 type=int,
                 metavar="N",
-                help="Threads that read ahead of the model.  [default: one a core, at most 8]",
+                help="Threads that read ahead of the model.  [default: one a core, at most 8; "
+                "none for small samples]",
             ),
             click.option(
                 "--on-bad-sample",

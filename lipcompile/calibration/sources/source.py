@@ -93,15 +93,15 @@ class Source:
             raise self.nothing_usable(len(self.skipped), first)
 
     def outcomes(
-        self, start: int = 0, stop: int | None = None, threads: int = 0
+        self, start: int = 0, stop: int | None = None, threads: int | None = 0
     ) -> Iterator[Outcome]:
         """Loads the samples at positions from `start` up to `stop`, in order.
 
         Args:
             start: Position of the first.
             stop: Behind the last; None for all.
-            threads: How many load ahead of the caller; 0 loads when asked. One that is not
-                `threaded` loads in the caller's thread.
+            threads: How many load ahead of the caller, as for `read_ahead`. A source that is
+                not `threaded` loads in the caller's thread.
 
         Raises:
             DataError: A sample is bad and `skip_bad` is off.

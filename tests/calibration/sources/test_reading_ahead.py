@@ -9,6 +9,7 @@ from functools import partial
 
 import pytest
 
+from lipcompile.calibration.sources import reading_ahead
 from lipcompile.calibration.sources.reading_ahead import cores, read_ahead
 
 
@@ -17,13 +18,13 @@ def slow_first(i: int) -> int:
     return i
 
 
-@pytest.mark.parametrize("threads", [0, 1, 3])
+@pytest.mark.parametrize("threads", [None, 0, 1, 3])
 def test_results_come_in_order(threads: int) -> None:
     tasks = [partial(slow_first, i) for i in range(100)]
     assert list(read_ahead(tasks, threads)) == list(range(100))
 
 
-@pytest.mark.parametrize("threads", [0, 2])
+@pytest.mark.parametrize("threads", [None, 0, 2])
 def test_an_error_comes_in_its_turn(threads: int) -> None:
     def task(i: int) -> int:
         if i == 5:
@@ -63,6 +64,21 @@ def test_tasks_overlap() -> None:
     """Two tasks that wait for each other end only if both run at once."""
     barrier = threading.Barrier(2, timeout=20)
     assert len(list(read_ahead([barrier.wait, barrier.wait], 2))) == 2
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(0.0, 1), (0.004, 2)])
+def test_threads_are_for_tasks_that_take_a_while(
+    seconds: float, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading_ahead, "cores", lambda: 2)
+    used = set()
+
+    def task() -> None:
+        time.sleep(seconds)
+        used.add(threading.get_ident())
+
+    assert len(list(read_ahead([task] * 60, None))) == 60
+    assert len(used - {threading.get_ident()}) == (0 if expected == 1 else expected)
 
 
 def test_cores() -> None:
