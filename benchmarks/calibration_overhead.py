@@ -41,7 +41,8 @@ from shaped_models import SHAPED
 
 import lipcompile
 from lipcompile import RuntimeOptions, ScanOptions, model_io
-from lipcompile.calibration.scan import Scan, prepare_scan
+from lipcompile.calibration.preparing import prepare_scan
+from lipcompile.calibration.scan import Scan
 from lipcompile.calibration.tapped import TappedModel
 from lipcompile.cli.options import parse_numbers
 from lipcompile.demo import CALIBRATION, MODEL

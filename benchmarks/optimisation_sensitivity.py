@@ -20,7 +20,7 @@ import numpy as np
 
 import lipcompile
 from lipcompile import RuntimeOptions, ScanOptions, model_io
-from lipcompile.calibration.scan import prepare_scan
+from lipcompile.calibration.preparing import prepare_scan
 from lipcompile.cli.options import parse_numbers, parse_size
 from lipcompile.demo import CALIBRATION, MODEL
 from lipcompile.runtime import open_session

@@ -11,8 +11,9 @@ from lipcompile.calibration.calibrate import run_counting, run_scan
 from lipcompile.calibration.counting import check_readable_twice, prepare_counting
 from lipcompile.calibration.journal import Journal
 from lipcompile.calibration.options import ScanOptions
+from lipcompile.calibration.preparing import prepare_scan
 from lipcompile.calibration.probes import PROBE_SAMPLES, Probe
-from lipcompile.calibration.scan import Progress, Scan, prepare_scan
+from lipcompile.calibration.scan import Progress, Scan
 from lipcompile.calibration.table import CalibrationTable, load_table
 from lipcompile.errors import DataError
 from lipcompile.forged import Hard

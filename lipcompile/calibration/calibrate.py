@@ -11,7 +11,8 @@ from lipcompile.calibration import runners
 from lipcompile.calibration.counting import Counting, check_readable_twice, prepare_counting
 from lipcompile.calibration.journal import Journal, beside
 from lipcompile.calibration.options import ScanOptions
-from lipcompile.calibration.scan import Progress, Scan, prepare_scan
+from lipcompile.calibration.preparing import prepare_scan
+from lipcompile.calibration.scan import Progress, Scan
 from lipcompile.calibration.table import CalibrationTable, load_table
 from lipcompile.ensembles.wrapping import unwrap
 from lipcompile.errors import Interrupted, OptionError

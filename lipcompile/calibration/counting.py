@@ -15,8 +15,9 @@ from lipcompile import model_io
 from lipcompile.calibration import runners
 from lipcompile.calibration.counts import SiteCounts, in_order
 from lipcompile.calibration.options import ScanOptions
+from lipcompile.calibration.preparing import prepare_scan
 from lipcompile.calibration.preprocess.transform import Preprocess
-from lipcompile.calibration.scan import Progress, Scan, prepare_scan
+from lipcompile.calibration.scan import Progress, Scan
 from lipcompile.calibration.sources.iterables import Reader
 from lipcompile.calibration.table import CalibrationTable
 from lipcompile.errors import DataError

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from lipcompile.calibration.counts import add_counts
+from lipcompile.calibration.data_record import DataRecord
 from lipcompile.calibration.shards import ShardRecord, join_shards
 from lipcompile.calibration.sketch import join
-from lipcompile.calibration.table import CalibrationTable, DataRecord
+from lipcompile.calibration.table import CalibrationTable
 from lipcompile.calibration.tally import add_digests, merge_ranges
 from lipcompile.errors import TableError
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lipcompile.calibration.options import ScanOptions
+from lipcompile.calibration.preparing import prepare_scan
 from lipcompile.calibration.probes import PROBE_SAMPLES
-from lipcompile.calibration.scan import Progress, Scan, prepare_scan
+from lipcompile.calibration.scan import Progress, Scan
 from lipcompile.errors import DataError, OptionError
 from lipcompile.labelled import LabelledImages, open_labelled
 from lipcompile.labelled.labelled_files import NO_LABELS

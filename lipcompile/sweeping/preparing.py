@@ -9,8 +9,9 @@ from pathlib import Path
 from lipcompile import model_io
 from lipcompile.calibration.counting import check_readable_twice, prepare_counting
 from lipcompile.calibration.options import ScanOptions
+from lipcompile.calibration.preparing import prepare_scan
 from lipcompile.calibration.probes import Probe
-from lipcompile.calibration.scan import Progress, prepare_scan
+from lipcompile.calibration.scan import Progress
 from lipcompile.calibration.table import CalibrationTable
 from lipcompile.compiling import Task, open_task
 from lipcompile.errors import Interrupted, NonFiniteError

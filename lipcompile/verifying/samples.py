@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lipcompile.calibration.options import ScanOptions
+from lipcompile.calibration.preparing import prepare_scan
 from lipcompile.calibration.probes import Probe
-from lipcompile.calibration.scan import Progress, prepare_scan
+from lipcompile.calibration.scan import Progress
 from lipcompile.model_io import LoadedModel
 from lipcompile.runtime import RuntimeOptions, Session
 

@@ -121,7 +121,7 @@ def workers() -> list[int]:
             title = (entry / "cmdline").read_bytes()
         except OSError:
             continue
-        if b"ray::_Worker.measure" in title:
+        if b"ray::Worker.measure" in title:
             found.append(int(entry.name))
     return found
 
@@ -160,7 +160,7 @@ def test_a_part_that_kills_every_worker(
         def measure(self, start: int, stop: int) -> None:
             os._exit(1)
 
-    monkeypatch.setattr(ray_runner, "_Worker", Doomed)
+    monkeypatch.setattr(ray_runner, "Worker", Doomed)
     with pytest.raises(RunFailure, match=r"^samples \d+ to \d+ of 'ndarray' lost 3 workers"):
         table(ARRAY[:4], "ray")
 

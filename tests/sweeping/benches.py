@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from lipcompile import model_io
 from lipcompile.calibration.counting import prepare_counting
 from lipcompile.calibration.options import ScanOptions
-from lipcompile.calibration.scan import prepare_scan
+from lipcompile.calibration.preparing import prepare_scan
 from lipcompile.calibration.table import CalibrationTable
 from lipcompile.runtime import RuntimeOptions
 from lipcompile.sites import Selection, Selector, find_sites
