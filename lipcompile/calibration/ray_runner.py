@@ -12,6 +12,8 @@ import contextlib
 import functools
 import importlib
 import os
+import re
+import socket
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -36,6 +38,7 @@ _PARTS_PER_WORKER = 8
 _FAN_IN = 8
 _TRIES = 3  # for a part whose workers are lost: the data may be what kills them
 _POLL_SECONDS = 1.0
+_KNOCK_SECONDS = 10.0
 _ON_GPU = frozenset(map(provider_name, ("cuda", "tensorrt", "rocm", "migraphx")))
 
 Part = tuple[int, int]
@@ -91,17 +94,26 @@ def _cluster(address: str | None) -> Iterator[Any]:
         if address is None:
             ray.init("local", num_cpus=cores(), include_dashboard=False, **quiet)
         else:
+            _knock(address)
             ray.init(address, **quiet)
     except Exception as error:  # ConnectionError, RuntimeError, ValueError, ...
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         where = "a local Ray" if address is None else f"the Ray cluster at '{address}'"
         raise SetupError(
-            f"{where} cannot be reached ({reason}): check --ray-address, and 'ray status'"
+            f"{where} cannot be reached ({_first_line(error)}): check --ray-address, 'ray "
+            "status' there, and the token where Ray asks for one (RAY_AUTH_TOKEN)"
         ) from error
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where no one listens; Ray itself would try for minutes."""
+    found = re.fullmatch(r"(?:ray://)?([\w.-]+):(\d{1,5})", address)
+    if found is not None:
+        with socket.create_connection((found[1], int(found[2])), timeout=_KNOCK_SECONDS):
+            pass
 
 
 def _recipe(ray: Any, scan: Scan) -> Recipe:

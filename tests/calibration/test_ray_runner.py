@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -199,10 +200,14 @@ def test_a_cluster_that_is_not_there(
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
 
     def refuse(*_: object, **__: object) -> None:
-        raise ConnectionError("no one listens at host:6379\nand more")
+        raise ConnectionError("a token is missing\nand more")
 
     monkeypatch.setattr(ray, "init", refuse)
     command = ["calibrate", str(MODEL), "--calib", str(CALIBRATION), "--runner", "ray"]
-    code = run([*command, "--ray-address", "host:6379", "-o", str(tmp_path / "t.json")])
-    assert code == 3
-    assert "the Ray cluster at 'host:6379' cannot be reached (no one" in capfd.readouterr().err
+    command += ["-o", str(tmp_path / "t.json"), "--ray-address"]
+    assert run([*command, "auto"]) == 3
+    assert "the Ray cluster at 'auto' cannot be reached (a token is" in capfd.readouterr().err
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    assert run([*command, f"127.0.0.1:{port}"]) == 3  # no one listens there any more
+    assert "cannot be reached ([Errno 111] Connection refused)" in capfd.readouterr().err
