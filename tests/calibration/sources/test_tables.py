@@ -302,7 +302,7 @@ def test_memory_does_not_grow_with_the_number_of_rows(tmp_path: Path, monkeypatc
     assert sorted(reads) == list(range(20))
     assert len(image) > 90_000
     assert most < (8e6 if is_parquet else 1e5) < 200 * len(image) / 2
-    assert mapped <= 5
+    assert mapped <= 8, "of 20: those that the readers hold, and a few that are kept"
 
 
 def saved(root: Path, tables: dict[str, list[bytes]]) -> Path:
