@@ -45,7 +45,11 @@ def table(data: object, runner: str, **options: Any) -> CalibrationTable:
     return lipcompile.calibrate(MODEL, data, scan=scan, count_cr=count)
 
 
-@pytest.mark.parametrize("data", [CALIBRATION, ARRAY, list(ARRAY[:50])], ids=type)
+@pytest.mark.parametrize(
+    "data",
+    [CALIBRATION, ARRAY, pytest.param(list(ARRAY[:50]), marks=pytest.mark.slow)],
+    ids=["files", "array", "list"],
+)
 def test_the_same_table(data: object, cluster: None) -> None:
     assert table(data, "ray") == table(data, "local")
 
@@ -61,6 +65,7 @@ def test_the_same_counts(cluster: None) -> None:
     assert tables[0].counts
 
 
+@pytest.mark.slow
 def test_a_shard_of_a_subset(cluster: None) -> None:
     some = {"samples": 100, "seed": 3, "shard": "2/3", "batch_size": 7}
     assert table(CALIBRATION, "ray", **some) == table(CALIBRATION, "local", **some)
@@ -151,6 +156,7 @@ def test_a_worker_that_is_killed_in_the_middle(tmp_path: Path, cluster: None) ->
     assert found == table(tmp_path / "list.txt", "local")
 
 
+@pytest.mark.slow
 def test_a_part_that_kills_every_worker(
     cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +172,7 @@ def test_a_part_that_kills_every_worker(
         table(ARRAY[:4], "ray")
 
 
+@pytest.mark.slow
 def test_another_model_on_a_worker(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
     real = ray_runner._recipe
 
