@@ -111,7 +111,6 @@ class Journal:
         self.active = active
         self._last = time.monotonic()
         self._told = False
-        self._wrote = False
         self._entries: dict[str, dict[str, Any]] = self._read() if resume and active else {}
 
     def restore(self, phase: Phase, key: str) -> ScanState | None:
@@ -158,7 +157,7 @@ class Journal:
         }
         content = {**table.to_json(), "resume": resume}
         write_bytes(self.path, (json.dumps(content, allow_nan=False) + "\n").encode())
-        self._last, self._wrote = time.monotonic(), True
+        self._last = time.monotonic()
 
     def told(self, text: str) -> None:
         """Says something about the file, for example why it is not gone on from."""
@@ -180,7 +179,7 @@ class Journal:
 
     def remove(self) -> None:
         """Removes the file: the result that it was for is written."""
-        if self.active and (self._wrote or self._entries):
+        if self.active and self._entries:
             self.path.unlink(missing_ok=True)
 
     def _read(self) -> dict[str, dict[str, Any]]:

@@ -124,7 +124,9 @@ def _recipe(ray: Any, scan: Scan) -> Recipe:
     if (resolved := scan.transform()) is not None:
         options = replace(options, preprocess=resolved, image_flags={})
     return Recipe(
-        model=os.path.abspath(model.path or "") if on_disk else ray.put(_bytes(model)),
+        model=os.path.abspath(model.path or "")
+        if on_disk
+        else ray.put(model_io.serialize(model.proto)),
         base_dir=model.base_dir and model.base_dir.absolute(),
         digest=model.digest,
         layers={site.tensor: tuple(x.position for x in site.layers) for site in scan.sites},
@@ -136,10 +138,6 @@ def _recipe(ray: Any, scan: Scan) -> Recipe:
         runtime=replace(scan.runtime_options, threads=scan.runtime_options.threads or 1),
         key=scan.find_key(),
     )
-
-
-def _bytes(model: model_io.LoadedModel) -> bytes:
-    return model_io.serialize(model.proto)
 
 
 def _absolute(data: str | os.PathLike[str]) -> str:

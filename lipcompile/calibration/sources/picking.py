@@ -77,10 +77,6 @@ class Pick:
             )
         return part
 
-    @property
-    def is_all(self) -> bool:
-        return self.samples is None and self.shard.count == 1
-
 
 def pick_subset(count: int, *, samples: int | None, seed: int) -> Sequence[int]:
     """`samples` random indices below `count` in their order, or all where there are fewer."""
