@@ -1,20 +1,20 @@
 """How fast are certificates?
 
 (a) Smoothing: noisy images per second against the plain torch loop of the reference
-    implementation (locuslab/smoothing, `Smooth._sample_noise`): per batch, repeat the image, add
-    `torch.randn_like * sigma`, run the network, argmax, count on the host. The network is written
-    by hand with the weights of the file; the loop gets the batch size that suits it best. Both
-    take turns in one process, on the same cores, and swap places in every pair.
+    implementation (`Smooth._sample_noise` of locuslab/smoothing): per batch, repeat the image,
+    add `torch.randn_like * sigma`, run the network, argmax, count on the host. The network is
+    written by hand with the weights of the file; the loop gets the batch size that suits it
+    best. Both take turns in one process, on the same cores, and swap places in every pair.
     Target: at least 1.5 times as many.
-(b) The sequential test of "is the radius at least r?": draws that it needs until "yes" or "no",
-    against the 100,000 of CERTIFY, and whether CERTIFY at 100,000 draws says the same.
+(b) The sequential test of "is the radius at least r?": draws that it needs until "yes" or
+    "no", against the 100,000 of CERTIFY, and whether CERTIFY says the same at 100,000.
     Target: at least 10 times fewer in the median.
 
-    python benchmarks/certify_speed.py [--pairs N] [--draws N] [--images N] [--threads N]
-        [--part speed|sequential]
+    python benchmarks/certify_speed.py [--part speed|sequential] [--pairs N] [--draws N]
+        [--images N] [--n N] [--threads N]
 
-The models are the adversarially trained WRN-10-2 for CIFAR-10 of the test models where they lie
-beside the project, and the bundled network for Fashion-MNIST.
+The models are the adversarially trained WRN-10-2 for CIFAR-10 of the test models where they
+lie beside the project, and the bundled network for Fashion-MNIST.
 """
 
 from __future__ import annotations
@@ -112,9 +112,10 @@ def speed(subject: Subject, draws: int, pairs: int, threads: int) -> None:
     low, median, high = np.quantile(ratios, [0.1, 0.5, 0.9])
     mine, other = np.median(rates, axis=0)
     print(
-        f"{subject.path.name}: {median:.2f} times the images per second (10-90 %: {low:.2f} to "
-        f"{high:.2f}, n = {pairs} pairs of {draws} draws; {mine:.0f}/s against {other:.0f}/s of "
-        f"the loop in batches of {best}, its best of {BATCHES}; the session's opening counts)",
+        f"{subject.path.name}: {median:.2f} times the images per second (10-90 %: {low:.2f} "
+        f"to {high:.2f}, n = {pairs} pairs of {draws} draws; {mine:.0f}/s, opening the session "
+        f"included, against {other:.0f}/s of the loop in batches of {best}, its best of "
+        f"{BATCHES})",
         flush=True,
     )
 
@@ -162,24 +163,37 @@ def told(
     )
 
 
+def speed_part(found: list[Subject], arguments: argparse.Namespace) -> None:
+    for subject in found:
+        speed(subject, arguments.draws, arguments.pairs, arguments.threads)
+
+
+def sequential_part(found: list[Subject], arguments: argparse.Namespace) -> None:
+    """The bundled network: its draws are cheap, and what is measured is their number."""
+    sequential(found[-1], SIGMA, arguments.n, arguments.threads)
+
+
+PARTS: dict[str, Callable[[list[Subject], argparse.Namespace], None]] = {
+    "speed": speed_part,
+    "sequential": sequential_part,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--part", choices=PARTS, help="one of them; all without it")
     parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--draws", type=int, default=2000, help="per run of part (a)")
     parser.add_argument("--images", type=int, default=20, help="of part (b)")
     parser.add_argument("--n", type=int, default=100_000, help="draws of CERTIFY")
     parser.add_argument("--threads", type=int, default=2, help="of both sides")
-    parser.add_argument("--part", choices=["speed", "sequential"])
     arguments = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(arguments.threads)
     found = subjects(arguments.images)
-    if arguments.part in (None, "speed"):
-        for subject in found:
-            speed(subject, arguments.draws, arguments.pairs, arguments.threads)
-    if arguments.part in (None, "sequential"):
-        # The bundled network: its draws are cheap, and what is measured is their number.
-        sequential(found[-1], SIGMA, arguments.n, arguments.threads)
+    for name, part in PARTS.items():
+        if arguments.part in (None, name):
+            part(found, arguments)
 
 
 if __name__ == "__main__":

@@ -106,21 +106,4 @@ def against_one_step(model: onnx.ModelProto) -> onnx.ModelProto:
     return planted
 
 
-def rugged(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A saw-tooth on the pixels, zero at the 8-bit levels: gradients point anywhere, and where
-    eps is a quarter of a level off, the corners of the budget are pulled back by 0.3.
-    """
-    planted = copy.deepcopy(model)
-    graph, source = planted.graph, planted.graph.input[0].name
-    turn, height = _constant(graph, "turn", 2 * np.pi * 255), _constant(graph, "height", 0.3)
-    nodes = [
-        helper.make_node("Mul", [source, turn], ["angle"]),
-        helper.make_node("Sin", ["angle"], ["wave"]),
-        helper.make_node("Mul", ["wave", height], ["ruggedness"]),
-        helper.make_node("Sub", [source, "ruggedness"], ["rough"]),
-    ]
-    _before(planted, nodes, "rough")
-    return planted
-
-
 Planted = Callable[[onnx.ModelProto], onnx.ModelProto]

@@ -1,4 +1,4 @@
-"""A gain that noise contradicts is noticed; noise that agrees, or no claim of a gain, passes."""
+"""A gain that noise contradicts is noticed; noise that agrees passes, and so does no claim."""
 
 from __future__ import annotations
 
