@@ -113,9 +113,9 @@ def speed(subject: Subject, draws: int, pairs: int, threads: int) -> None:
     mine, other = np.median(rates, axis=0)
     print(
         f"{subject.path.name}: {median:.2f} times the images per second (10-90 %: {low:.2f} "
-        f"to {high:.2f}, n = {pairs} pairs of {draws} draws; {mine:.0f}/s, opening the session "
-        f"included, against {other:.0f}/s of the loop in batches of {best}, its best of "
-        f"{BATCHES})",
+        f"to {high:.2f}, n = {pairs} pairs of {draws} draws): {mine:.0f}/s, with opening the "
+        f"session, against {other:.0f}/s of the loop in batches of {best}, its best of "
+        f"{BATCHES}",
         flush=True,
     )
 

@@ -11,6 +11,8 @@ which is exact up to 2^24 rows.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 
@@ -25,7 +27,7 @@ SIGMA, COUNTED = f"{_PREFIX}/sigma", f"{_PREFIX}/counted"
 COUNTS = f"{_PREFIX}/counts"
 
 
-def counting_graph(model: LoadedModel, output: str, classes: int) -> bytes:
+def counting_graph(model: LoadedModel, proto: Any, output: str, classes: int) -> bytes:
     """Serialises the model inside of the graph above; external weights stay outside.
 
     Its inputs, for a model's input of shape [batch, ...]:
@@ -37,6 +39,7 @@ def counting_graph(model: LoadedModel, output: str, classes: int) -> bytes:
 
     Args:
         model: A classifier with one input.
+        proto: Its own, or one of the same signature but for the batch.
         output: Name of the output with the scores: [B, K], or [B, K, 1, 1].
         classes: K.
 
@@ -55,7 +58,7 @@ def counting_graph(model: LoadedModel, output: str, classes: int) -> bytes:
     front = _noisy(spec.name, spec.dtype, image, noise, sigma)
     behind = _Counting(model.opset, ir.Value(name=output), dtype, classes).nodes(counted)
     inputs = (image, noise, sigma, counted)
-    return model_io.framed(model.proto, spec.name, inputs, front, behind, [output])
+    return model_io.framed(proto, spec.name, inputs, front, behind, [output])
 
 
 def wide_dtype(dtype: str) -> str:

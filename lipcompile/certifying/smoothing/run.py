@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from lipcompile.calibration.sources.reading_ahead import cores, read_ahead
-from lipcompile.certifying.smoothing.counting import CountingModel, open_counting
+from lipcompile.certifying.smoothing.counting import CountingModel
 from lipcompile.certifying.smoothing.journal import Journal, Progress
 from lipcompile.certifying.smoothing.noise import BLOCK, ImageNoise, Stream
+from lipcompile.certifying.smoothing.opening import open_counting
 from lipcompile.certifying.smoothing.options import SmoothingOptions
 from lipcompile.certifying.smoothing.outcome import Outcome
 from lipcompile.certifying.smoothing.procedures import Want, conclude, next_draws

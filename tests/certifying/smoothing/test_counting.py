@@ -10,10 +10,11 @@ import numpy as np
 import onnx
 import pytest
 
-from lipcompile.certifying.smoothing import counting as module
-from lipcompile.certifying.smoothing.counting import CountingModel, open_counting
+from lipcompile.certifying.smoothing import opening
+from lipcompile.certifying.smoothing.counting import CountingModel
 from lipcompile.certifying.smoothing.graph import COUNTS
 from lipcompile.certifying.smoothing.noise import ImageNoise, Stream
+from lipcompile.certifying.smoothing.opening import open_counting
 from lipcompile.errors import ModelError, OutOfMemory
 from lipcompile.labelled import Normalisation
 from lipcompile.model_io import LoadedModel
@@ -92,10 +93,22 @@ CASES = {
     "int8": case(QDQ, **SCALE),
     "quantised by the batch": case(DYNAMIC, rows=1),
     "mixes its batch": case(SHARED, rows=1),
-    "batch in a Reshape": case(HELD, ONE=np.array([1, 18]), rows=1, shape="1,2,3,3"),
+    "batch in a Reshape": case(HELD, ONE=np.array([1, 18]), shape="1,2,3,3"),
+    "batch in a Reshape that infers": case(HELD, ONE=np.array([1, -1]), shape="1,2,3,3"),
+    "no batch in a Reshape": case(
+        "r = Reshape (x, ONE)  t = Transpose <perm = [1, 0, 2, 3]> (r)  f = Flatten (t) "
+        "y = Gemm (f, W, B)",
+        ONE=np.array([2, 1, 3, 3]),
+        rows=1,
+        shape="1,2,3,3",
+    ),
     "fixed batch that can be lifted": case(shape="1,2,3,3"),
-    "fixed batch of 4 in a Reshape": case(
-        HELD, ONE=np.array([4, 18]), rows=4, shape="4,2,3,3"
+    "fixed batch of 4": case(HELD, ONE=np.array([4, 18]), shape="4,2,3,3"),
+    "fixed batch of 4 that stays": case(
+        "f = Flatten (x)  a = Add (f, FOUR)  y = Gemm (a, W, B)",
+        FOUR=np.zeros((4, 18), np.float32),
+        rows=4,
+        shape="4,2,3,3",
     ),
     "NHWC": case(
         "t = Transpose <perm = [0, 3, 1, 2]> (x)  f = Flatten (t)  y = Gemm (f, W, B)",
@@ -197,7 +210,7 @@ def test_rows_that_see_each_other_would_be_counted_wrongly(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What the comparison is for: without it, the counts are others."""
-    monkeypatch.setattr(module, "_agrees", lambda *_: True)
+    monkeypatch.setattr(opening, "_agrees", lambda *_: True)
     model, pixels = loaded(SHARED), images().pixels[0]
     counting = open_counting(model, PLAIN, pixels[None], ONE_THREAD, batch=64)
     counts = counts_of(counting, pixels, noise_of(counting, pixels))
@@ -226,7 +239,7 @@ def test_batch_is_halved_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(counting.session, "run", small)
     np.testing.assert_array_equal(counts_of(counting, pixels, noise), expected)
     assert counting.rows == 16
-    monkeypatch.setattr(module.CountingModel, "_feeds", lambda *_: {"x": np.zeros(99)})
+    monkeypatch.setattr(CountingModel, "_feeds", lambda *_: {"x": np.zeros(99)})
     with pytest.raises(OutOfMemory):
         counts_of(counting, pixels, noise)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -153,7 +154,7 @@ def test_looks_grow_by_an_eighth_and_end_at_n() -> None:
     steps = looks(100_000)
     assert steps[0] == 64
     assert steps[-1] == 100_000
-    assert all(b - a <= max(64, a / 8) for a, b in zip(steps, steps[1:], strict=False))
+    assert all(b - a <= max(64, a / 8) for a, b in pairwise(steps))
     assert len(steps) < 100
     assert looks(10) == (10,)
 
