@@ -28,7 +28,7 @@ from scipy import special
 from lipcompile.calibration.json_values import of_type
 from lipcompile.certifying.smoothing.noise import BLOCK, Stream
 from lipcompile.certifying.smoothing.options import SmoothingOptions
-from lipcompile.certifying.smoothing.outcome import Outcome
+from lipcompile.certifying.smoothing.outcome import Answer, Outcome
 from lipcompile.certifying.smoothing.sequential import decide
 from lipcompile.statistics import lower_limit, mcnemar
 
@@ -132,8 +132,8 @@ def conclude(options: SmoothingOptions, tally: Tally) -> Outcome:
         return _predicted(options, tally)
     top = tally.top
     if top is None:
-        answer = "abstained" if options.procedure == "certify" else "undecided"
-        return Outcome(answer, None, 0.0, None, 0, tally.draws, tally.selection)  # type: ignore[arg-type]
+        nothing: Answer = "abstained" if options.procedure == "certify" else "undecided"
+        return Outcome(nothing, None, 0.0, None, 0, tally.draws, tally.selection)
     if options.procedure == "certify":
         return _certified(options, tally, top)
     return _tested(options, tally, top)
@@ -154,9 +154,9 @@ def _predicted(options: SmoothingOptions, tally: Tally) -> Outcome:
     most, runner_up = int(counts[first]), int(counts[second])
     is_clear = most > 0 and mcnemar(most, runner_up) <= options.alpha
     top = int(first) if most else None
-    label = top if is_clear else None
-    answer = "predicted" if is_clear else "abstained"
-    return Outcome(answer, label, 0.0, top, most, tally.draws, 0)  # type: ignore[arg-type]
+    if not is_clear:
+        return Outcome("abstained", None, 0.0, top, most, tally.draws, 0)
+    return Outcome("predicted", top, 0.0, top, most, tally.draws, 0)
 
 
 def _tested(options: SmoothingOptions, tally: Tally, top: int) -> Outcome:
@@ -168,7 +168,7 @@ def _tested(options: SmoothingOptions, tally: Tally, top: int) -> Outcome:
     return Outcome("yes", top, options.radius, *numbers, options.needed_probability)
 
 
-def _answer(options: SmoothingOptions, tally: Tally) -> Any:
+def _answer(options: SmoothingOptions, tally: Tally) -> Answer:
     assert tally.top is not None
     successes = tally.counted[tally.top]
     return decide(successes, tally.draws, options.needed_probability, options.alpha)

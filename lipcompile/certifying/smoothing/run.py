@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from lipcompile.certifying.smoothing.opening import open_counting
 from lipcompile.certifying.smoothing.options import SmoothingOptions
 from lipcompile.certifying.smoothing.outcome import Outcome
 from lipcompile.certifying.smoothing.procedures import Want, conclude, next_draws
+from lipcompile.certifying.smoothing.result import SmoothingRun
 from lipcompile.errors import Interrupted
 from lipcompile.labelled import LabelledImages
 from lipcompile.model_io import LoadedModel
@@ -29,56 +30,6 @@ Notify = Callable[[str], None]
 _SECONDS = 10.0  # between lines about the progress of one image
 _MOST_WORKERS = 16
 _LEAST_WORKERS_ON_A_DEVICE = 2  # one makes noise while the other one's runs
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SmoothingRun:
-    """What `smooth` found.
-
-    Attributes:
-        options: What was asked.
-        outcomes: One per image, in order.
-        labels: int64 [N], the true classes.
-        output: Name of the scores.
-        notes: What a reader has to know.
-        seconds: Wall time of this run alone.
-        draws: Noisy images that the outcomes rest on, of all runs.
-    """
-
-    options: SmoothingOptions
-    outcomes: tuple[Outcome, ...]
-    labels: np.ndarray
-    output: str
-    notes: tuple[str, ...]
-    seconds: float
-    draws: int
-
-    @property
-    def right(self) -> np.ndarray:
-        """bool [N]: the smoothed model's class is known and true."""
-        labels = self.labels.tolist()
-        return np.array([o.label == y for o, y in zip(self.outcomes, labels, strict=True)])
-
-    @property
-    def radii_l2(self) -> np.ndarray:
-        """float64 [N]: certified radius in pixel units; 0 where the class is not true."""
-        radii = np.array([outcome.radius_l2 for outcome in self.outcomes])
-        return np.where(self.right, radii, 0.0)
-
-    def certified_accuracy(self, eps: float) -> float:
-        """Share of the images with the true class on the whole l2 ball of radius eps > 0."""
-        return float((self.right & (self.radii_l2 >= eps)).mean())
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "options": self.options.to_json(),
-            "outcomes": [outcome.to_json() for outcome in self.outcomes],
-            "labels": self.labels.tolist(),
-            "scores": self.output,
-            "notes": list(self.notes),
-            "seconds": round(self.seconds, 1),
-            "draws": self.draws,
-        }
 
 
 def smooth(
