@@ -111,7 +111,7 @@ def sequential(radius: float, n: int = 2000, alpha: float = ALPHA) -> SmoothingO
 def test_yes_is_said_with_probability_alpha_at_most() -> None:
     options, rng = sequential(0.5), np.random.default_rng(0)
     p0 = float(stats.norm.cdf(0.5))
-    answers = [run(options, [p0, 1 - p0], rng).answer for _ in range(600)]
+    answers = [run(options, [p0, 1 - p0], rng).answer for _ in range(300)]
     for wrong in ("yes", "no"):
         assert stats.binom.sf(answers.count(wrong) - 1, len(answers), ALPHA) > 1e-6
     assert set(answers) == {"yes", "no", "undecided"}
