@@ -9,9 +9,12 @@
 (b) The sequential test of "is the radius at least r?": draws that it needs until "yes" or
     "no", against the 100,000 of CERTIFY, and whether CERTIFY says the same at 100,000.
     Target: at least 10 times fewer in the median.
+(c) Lipschitz: seconds for all bounds (product, LipLT, ECLipsE-Fast; whole, per logit and
+    pairwise) of the six convolutions and two dense layers for CIFAR-10 that papers on
+    certified training use ("6C2F"), with random weights. Target: under 10 s on two cores.
 
-    python benchmarks/certify_speed.py [--part speed|sequential] [--pairs N] [--draws N]
-        [--images N] [--n N] [--threads N]
+    python benchmarks/certify_speed.py [--part speed|sequential|bounds] [--pairs N]
+        [--draws N] [--images N] [--n N] [--threads N]
 
 The models are the adversarially trained WRN-10-2 for CIFAR-10 of the test models where they
 lie beside the project, and the bundled network for Fashion-MNIST.
@@ -27,11 +30,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx.numpy_helper
+import onnx.parser
 import torch
 from torch import nn
 from torchview_speed import WRN, DemoNet, WideResNet, with_weights_of
 
 from lipcompile import model_io
+from lipcompile.certifying.lipschitz.bounds import lipschitz_bounds
 from lipcompile.certifying.smoothing import SmoothingOptions, SmoothingRun, smooth
 from lipcompile.demo import MODEL, TEST
 from lipcompile.labelled import LabelledImages, Normalisation, open_labelled
@@ -173,9 +180,54 @@ def sequential_part(found: list[Subject], arguments: argparse.Namespace) -> None
     sequential(found[-1], SIGMA, arguments.n, arguments.threads)
 
 
+def six_convolutions() -> onnx.ModelProto:
+    """The network of part (c), with He's random weights."""
+    convolutions = [(3, 32, 3, 1), (32, 32, 4, 2), (32, 64, 3, 1)]
+    convolutions += [(64, 64, 4, 2), (64, 64, 3, 1), (64, 64, 4, 2)]
+    rng, lines, weights, last = np.random.default_rng(0), [], {}, "x"
+    for i, (inner, outer, kernel, stride) in enumerate(convolutions):
+        weights[f"w{i}"] = rng.normal(
+            0, (2 / inner) ** 0.5 / kernel, (outer, inner, kernel, kernel)
+        )
+        lines.append(
+            f"c{i} = Conv <strides = [{stride}, {stride}], pads = [1, 1, 1, 1]> ({last}, w{i})"
+        )
+        lines.append(f"r{i} = Relu (c{i})")
+        last = f"r{i}"
+    weights["d0"] = rng.normal(0, (2 / 1024) ** 0.5, (512, 1024))
+    weights["d1"] = rng.normal(0, (1 / 512) ** 0.5, (10, 512))
+    lines += [f"f = Flatten ({last})", "h = Gemm <transB = 1> (f, d0)", "s = Relu (h)"]
+    lines.append("y = Gemm <transB = 1> (s, d1)")
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]>'
+        "net (float[n, 3, 32, 32] x) => (float[n, 10] y) {" + "\n".join(lines) + "}"
+    )
+    for name, array in weights.items():
+        model.graph.initializer.append(
+            onnx.numpy_helper.from_array(array.astype(np.float32), name)
+        )
+    return model
+
+
+def bounds_part(_: list[Subject], arguments: argparse.Namespace) -> None:
+    model = model_io.load(six_convolutions())
+    took = []
+    for _round in range(arguments.pairs):
+        start = time.perf_counter()
+        found = lipschitz_bounds(model, Normalisation(), (3, 32, 32))
+        took.append(time.perf_counter() - start)
+    low, median, high = np.quantile(took, [0.1, 0.5, 0.9])
+    told = ", ".join(f"{name} {bound:.4g}" for name, bound in found.by_method.items())
+    print(
+        f"all bounds of 6C2F: {median:.1f} s (10-90 %: {low:.1f} to {high:.1f}, n = "
+        f"{arguments.pairs}); {told}; largest pair {found.pairwise.max():.4g}"
+    )
+
+
 PARTS: dict[str, Callable[[list[Subject], argparse.Namespace], None]] = {
     "speed": speed_part,
     "sequential": sequential_part,
+    "bounds": bounds_part,
 }
 
 
