@@ -13,6 +13,7 @@ not covered by the proof. Everything behind the counts is exact or rounded outwa
 
 from __future__ import annotations
 
+from lipcompile.certifying import requirements  # noqa: F401  (before scipy is imported)
 from lipcompile.certifying.smoothing.options import SmoothingOptions
 from lipcompile.certifying.smoothing.outcome import Outcome
 from lipcompile.certifying.smoothing.result import SmoothingRun
