@@ -1,0 +1,278 @@
+"""examples/train_certified/ on small networks, against operators unrolled to matrices."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+import lipcompile
+from lipcompile import demo
+from lipcompile.torchview import torch_view
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "examples" / "train_certified"
+NAMES = ("network", "liplt", "losses", "train", "train_demo_model")
+SMALL: dict[str, Any] = {"shape": (2, 8, 8), "channels": (3, 4), "hidden": (6,), "classes": 5}
+Modules = dict[str, ModuleType]
+
+
+@pytest.fixture(scope="module")
+def example() -> Iterator[Modules]:
+    """The folder's modules, imported as its script does."""
+    before = list(sys.path)
+    sys.path.insert(0, str(FOLDER))
+    sys.path.insert(1, str(FOLDER.parent))
+    yield {name: importlib.import_module(name) for name in NAMES}
+    sys.path[:] = before
+    for name in NAMES:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def images() -> tuple[torch.Tensor, torch.Tensor]:
+    found, labels = demo.load_test_images()
+    return torch.from_numpy(found), torch.from_numpy(labels.astype(np.int64))
+
+
+def random_network(example: Modules, path: Path, seed: int, bias: float = 0.0) -> Path:
+    """A small network in a file; weights are not orthogonal, and biases grow with depth."""
+    onnx.save(example["network"].build(seed, **SMALL), path)
+    model, rng = onnx.load(path), np.random.default_rng(seed)
+    for tensor in model.graph.initializer:
+        if tensor.name.endswith("weight"):
+            fresh = rng.normal(0, 0.3, tuple(tensor.dims))
+        else:
+            fresh = np.full(tuple(tensor.dims), bias)
+            bias *= 100
+        tensor.CopyFrom(numpy_helper.from_array(fresh.astype(np.float32), tensor.name))
+    onnx.save(model, path)
+    return path
+
+
+def bound_of(example: Modules, path: Path) -> Any:
+    layers = example["network"].layers_of(onnx.load(path))
+    return example["liplt"].LipLT(torch_view(path), layers)
+
+
+def unrolled(example: Modules, path: Path) -> list[np.ndarray]:
+    """Each linear layer as a dense float64 matrix, column by column."""
+    matrices = []
+    view = torch_view(path)
+    for layer in example["network"].layers_of(onnx.load(path)):
+        weight = view.weight(layer.weight).detach().double()
+        units = torch.eye(int(np.prod(layer.inputs)), dtype=torch.float64)
+        columns = example["liplt"].apply(layer, weight, units.reshape(-1, *layer.inputs))
+        matrices.append(columns.flatten(1).numpy().T)
+    return matrices
+
+
+def exact_liplt(matrices: list[np.ndarray]) -> np.ndarray:
+    """[K, K]: LipLT with norms by SVD, over subsets of activations rather than by recursion.
+
+    relu = id/2 + |.|/2: each subset of activations that are taken as |.| cuts the chain into
+    runs, and weighs the product of the runs' norms with 2^-(number of activations).
+    """
+    depth = len(matrices)
+    total = np.zeros((len(matrices[-1]),) * 2)
+    for subset in range(2 ** (depth - 1)):
+        cuts = [i for i in range(1, depth) if subset >> (i - 1) & 1]
+        edges = list(zip([0, *cuts], [*cuts, depth], strict=True))
+        runs = [_product(matrices[first:last]) for first, last in edges]
+        norms = float(np.prod([np.linalg.norm(run, 2) for run in runs[:-1]]))
+        rows = runs[-1]
+        total += norms * np.linalg.norm(rows[:, None] - rows[None], axis=2)
+    return np.asarray(total / 2 ** (depth - 1))
+
+
+def _product(matrices: list[np.ndarray]) -> np.ndarray:
+    result = matrices[0]
+    for matrix in matrices[1:]:
+        result = matrix @ result
+    return result
+
+
+def largest_gap(estimate: torch.Tensor, exact: np.ndarray) -> float:
+    """Of an estimate, relative to the exact bound; infinite where it is above it."""
+    off = ~np.eye(len(exact), dtype=bool)
+    ratio = estimate.detach().double().numpy()[off] / exact[off]
+    return float("inf") if ratio.max() > 1 + 1e-5 else float(1 - ratio.min())
+
+
+# LipLT
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_estimate_is_that_of_the_unrolled_operators(
+    example: Modules, tmp_path: Path, seed: int
+) -> None:
+    path = random_network(example, tmp_path / "model.onnx", seed)
+    exact = exact_liplt(unrolled(example, path))
+    bound = bound_of(example, path)
+    estimate = bound.pairwise(steps=200)
+    assert largest_gap(estimate, exact) < 1e-3
+    assert (torch.diagonal(estimate) == 0).all()
+    assert torch.equal(estimate, estimate.T)
+    product = np.prod([np.linalg.norm(m, 2) for m in unrolled(example, path)[:-1]])
+    rows = unrolled(example, path)[-1]
+    assert exact[0, 1] < product * np.linalg.norm(rows[0] - rows[1])
+
+
+def kernel_norm(bound: Any, first: int, last: int, steps: int = 1) -> torch.Tensor:
+    """Wrong: multiplies the norms of kernels that are reshaped to matrices."""
+    norms = [
+        torch.linalg.matrix_norm(w.flatten(1), 2) for _, w in bound.chain[first : last + 1]
+    ]
+    return torch.stack(norms).prod()
+
+
+def no_composition(bound: Any, steps: int = 1) -> list[torch.Tensor]:
+    """Wrong: forgets the terms of composed layers."""
+    m: list[torch.Tensor] = []
+    for i in range(len(bound.chain) - 1):
+        m.append(0.5 * bound.norm(i, i, steps) * (m[-1] if m else 2.0))
+    return m
+
+
+@pytest.mark.parametrize(
+    ("method", "wrong"), [("norm", kernel_norm), ("pre_activations", no_composition)]
+)
+def test_planted_wrong_formula_is_caught(
+    example: Modules,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    wrong: Callable[..., Any],
+) -> None:
+    path = random_network(example, tmp_path / "model.onnx", 0)
+    exact = exact_liplt(unrolled(example, path))
+    bound = bound_of(example, path)
+    monkeypatch.setattr(type(bound), method, wrong)
+    assert largest_gap(bound.pairwise(steps=200), exact) > 0.05
+
+
+def test_warm_vectors_follow_the_weights(example: Modules, tmp_path: Path) -> None:
+    path = random_network(example, tmp_path / "model.onnx", 0)
+    bound = bound_of(example, path)
+    before = bound.pairwise()
+    with torch.no_grad():
+        for _, weight in bound.chain:
+            weight.mul_(2.0)
+    after = bound.pairwise().detach()
+    assert torch.allclose(after, 16 * before, rtol=0.02)
+
+
+def test_no_pair_of_images_exceeds_the_bound(example: Modules, tmp_path: Path) -> None:
+    """Biases keep every ReLU on: the network is linear, and its slope is known."""
+    path = random_network(example, tmp_path / "model.onnx", 1, bias=100.0)
+    view = torch_view(path, precision=torch.float64)
+    matrices = unrolled(example, path)
+    rows = _product(matrices)
+    direction = (rows[0] - rows[1]) / np.linalg.norm(rows[0] - rows[1])
+    image = torch.rand(1, 2, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        moved = image + torch.from_numpy(direction).reshape(image.shape) / 10
+        changed = 10 * (view(moved) - view(image))[0]
+    slope = float(changed[0] - changed[1])
+    assert slope == pytest.approx(float(np.linalg.norm(rows[0] - rows[1])), rel=1e-6)
+    assert slope <= exact_liplt(matrices)[0, 1]
+
+
+# The loss
+
+
+def test_soft_radius_is_below_the_radius_by_log_k(example: Modules) -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(64, 6), torch.randint(6, (64,))
+    pairwise = 1 + torch.rand(6, 6)
+    found = example["losses"].radii(logits, labels, pairwise)
+    for n, own in enumerate(labels.tolist()):
+        for j in range(6):
+            margin = float(logits[n, own] - logits[n, j])
+            expected = np.inf if j == own else margin / float(pairwise[own, j])
+            assert float(found[n, j]) == pytest.approx(expected, rel=1e-5)
+    soft = -torch.logsumexp(-8 * found, 1) / 8
+    assert (soft <= found.amin(1) + 1e-6).all()
+    assert (soft >= found.amin(1) - np.log(5) / 8 - 1e-6).all()
+
+
+def test_loss_enlarges_only_small_radii_of_right_answers(example: Modules) -> None:
+    logits = torch.tensor([[4.0, 0, 0], [1.0, 0, 0], [0.0, 1, 0]], requires_grad=True)
+    labels = torch.zeros(3, dtype=torch.int64)
+    pairwise = torch.ones(3, 3)
+    crm = example["losses"].CRM(r_0=2.0, t=5.0, weight=10.0)
+    plain = torch.nn.functional.cross_entropy(logits, labels)
+    added = crm(logits, labels, pairwise) - plain
+    (pull,) = torch.autograd.grad(added, logits)
+    assert pull[1, 0] < 0 < pull[1, 1]
+    assert (pull[[0, 2]] == 0).all()
+    assert crm(logits, labels, pairwise, share=0.0) == plain
+
+
+def shrinks(bound: Any, loss: Callable[[torch.Tensor], torch.Tensor]) -> bool:
+    """Whether a small step against the gradient, through the bound alone, makes it smaller."""
+    weights = [weight for _, weight in bound.chain]
+    before = bound.pairwise(steps=100)
+    gradients = torch.autograd.grad(loss(before), weights)
+    assert all(gradient.abs().max() > 0 for gradient in gradients)
+    with torch.no_grad():
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.sub_(1e-3 * gradient / gradient.norm())
+        return bool(bound.pairwise(steps=100).mean() < before.mean())
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_gradient_shrinks_the_bound(example: Modules, tmp_path: Path, sign: int) -> None:
+    path = random_network(example, tmp_path / "model.onnx", 2)
+    bound = bound_of(example, path)
+    with torch.no_grad():
+        logits = torch_view(path)(torch.rand(32, 2, 8, 8))
+    crm = example["losses"].CRM(r_0=10.0, t=5.0, weight=1.0)
+    labels = logits.argmax(1)
+    assert shrinks(bound, lambda pairwise: sign * crm(logits, labels, pairwise)) == (sign > 0)
+
+
+# The file
+
+
+def graph_without_numbers(path: Path) -> bytes:
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        tensor.ClearField("raw_data")
+    return bytes(model.SerializeToString())
+
+
+def test_weights_are_written_into_the_same_graph(example: Modules, tmp_path: Path) -> None:
+    path = random_network(example, tmp_path / "model.onnx", 3)
+    before, bytes_before = graph_without_numbers(path), path.read_bytes()
+    view = torch_view(path)
+    names = [tensor.name for tensor in onnx.load(path).graph.initializer]
+    example["network"].write_weights(path, {name: view.weight(name) for name in names})
+    assert path.read_bytes() == bytes_before
+    with torch.no_grad():
+        view.weight("conv2.weight").mul_(3.0)
+    example["network"].write_weights(path, {"conv2.weight": view.weight("conv2.weight")})
+    assert path.read_bytes() != bytes_before
+    assert graph_without_numbers(path) == before
+    batch = np.random.default_rng(0).random((4, 2, 8, 8), np.float32)
+    session = lipcompile.runtime.open_session(path, lipcompile.RuntimeOptions())
+    found = session.run(["logits"], {"image": batch})["logits"]
+    with torch.no_grad():
+        assert np.abs(found - view(torch.from_numpy(batch)).numpy()).max() < 1e-4
+
+
+def test_weights_of_another_shape_are_refused(example: Modules, tmp_path: Path) -> None:
+    path = random_network(example, tmp_path / "model.onnx", 3)
+    with pytest.raises(
+        ValueError, match=r"'fc1.bias' is \[7\] .* has \[6\] .*: train the view"
+    ):
+        example["network"].write_weights(path, {"fc1.bias": torch.zeros(7)})
