@@ -24,7 +24,7 @@ from torch import Tensor
 from lipcompile.torchview import TorchView
 
 FIRST_STEPS, STEPS = 30, 1  # power iterations of a fresh vector, and of a warm one
-_TINY = 1e-12  # under a root: the derivative of the norm at 0 would not be a number
+_TINY = 1e-12  # a product of layers may be 0
 
 
 def apply(layer: Layer, weight: Tensor, x: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ class LipLT:
                     v = apply(layer, weight, v)
                 for layer, weight in reversed(part):
                     v = apply_transposed(layer, weight, v)
-                v = v / v.norm()
+                v = v / v.norm().clamp_min(_TINY)
             self._vectors[first, last] = v
         for layer, weight in part:
             v = apply(layer, weight, v)
@@ -109,5 +109,5 @@ class LipLT:
 def _distances(rows: Tensor) -> Tensor:
     """[K, K] ||r_a - r_b|| of K rows; exactly 0 on the diagonal."""
     flat = rows.flatten(1)
-    squares = (flat[:, None] - flat[None]).square().sum(2)
-    return torch.where(squares > 0, (squares + _TINY).sqrt(), squares)
+    differences: Tensor = torch.linalg.vector_norm(flat[:, None] - flat[None], dim=2)
+    return differences  # torch gives the norm of 0 the gradient 0

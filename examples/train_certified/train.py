@@ -26,12 +26,13 @@ from lipcompile.torchview import torch_view
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from descent import Descent
 from liplt import LipLT
 from losses import CRM
 from network import build, layers_of, write_weights
 from train_demo_model import load, tensors
 
-THREADS, BATCH, MAX_LR = 1, 256, 2e-3
+THREADS, BATCH = 1, 256
 WARM_UP = 0.2  # share of the steps in which lambda grows from 0
 FILES = {"crm": "fashion_mnist_certified.onnx", "plain": "fashion_mnist_plain.onnx"}
 
@@ -56,13 +57,11 @@ def train(path: Path, data: Data, crm: CRM | None, epochs: int, seed: int) -> No
     """
     view = torch_view(path)
     model = onnx.load(path)
-    bound = LipLT(view, layers_of(model), seed)
+    layers = layers_of(model)
+    bound = LipLT(view, layers, seed)
     generator = torch.Generator().manual_seed(seed)
     steps = len(data.images) // BATCH
-    adam = torch.optim.Adam(view.parameters(), MAX_LR)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        adam, MAX_LR, epochs * steps, pct_start=0.15
-    )
+    descent = Descent(view, layers, epochs * steps)
     for epoch in range(epochs):
         order = torch.randperm(len(data.images), generator=generator)[: steps * BATCH]
         for i, pick in enumerate(order.split(BATCH)):
@@ -72,10 +71,7 @@ def train(path: Path, data: Data, crm: CRM | None, epochs: int, seed: int) -> No
             else:
                 share = min(1.0, (epoch + i / steps) / (WARM_UP * epochs))
                 loss = crm(logits, labels, bound.pairwise(), share)
-            adam.zero_grad()
-            torch.autograd.backward(loss)
-            adam.step()
-            schedule.step()
+            descent.step(loss)
         print(
             f"epoch {epoch + 1}/{epochs}: loss of the last batch {loss.item():.3f}", flush=True
         )

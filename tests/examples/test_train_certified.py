@@ -21,8 +21,9 @@ from lipcompile.torchview import torch_view
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "examples" / "train_certified"
-NAMES = ("network", "liplt", "losses", "train", "train_demo_model")
+NAMES = ("network", "liplt", "losses", "descent", "train", "train_demo_model")
 SMALL: dict[str, Any] = {"shape": (2, 8, 8), "channels": (3, 4), "hidden": (6,), "classes": 5}
+HALVES = (slice(0, 800), slice(800, None))
 Modules = dict[str, ModuleType]
 
 
@@ -276,3 +277,56 @@ def test_weights_of_another_shape_are_refused(example: Modules, tmp_path: Path) 
         ValueError, match=r"'fc1.bias' is \[7\] .* has \[6\] .*: train the view"
     ):
         example["network"].write_weights(path, {"fc1.bias": torch.zeros(7)})
+
+
+# Training
+
+
+def certified(example: Modules, path: Path, data: Any, eps_l2: float) -> float:
+    """Share of images whose radius, by the exact LipLT, is above eps."""
+    pairwise = torch.from_numpy(exact_liplt(unrolled(example, path)))
+    with torch.no_grad():
+        logits = torch_view(path)(data.images).double()
+    found = example["losses"].radii(logits, data.labels, pairwise).amin(1)
+    return float((found > eps_l2).double().mean())
+
+
+Train = Callable[..., Path]
+
+
+@pytest.fixture
+def train(example: Modules, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
+    """Trains a small network for some epochs of batches of 16."""
+    monkeypatch.setattr(example["train"], "BATCH", 16)
+
+    def run(name: str, data: Any, weight: float | None, epochs: int) -> Path:
+        path = tmp_path / name
+        onnx.save(example["network"].build(0, channels=(4, 8), hidden=(16,)), path)
+        crm = None if weight is None else example["losses"].CRM(1.0, 12.0, weight)
+        example["train"].train(path, data, crm, epochs, seed=0)
+        return path
+
+    return run
+
+
+def test_training_with_the_loss_certifies_and_without_does_not(
+    example: Modules, images: tuple[torch.Tensor, torch.Tensor], train: Train
+) -> None:
+    first, rest = (example["train"].Data(*(part[s] for part in images)) for s in HALVES)
+    crm = train("crm.onnx", first, 30.0, epochs=4)
+    plain = train("plain.onnx", first, None, epochs=4)
+    assert graph_without_numbers(crm) == graph_without_numbers(plain)
+    assert example["train"].accuracy(crm, rest) > 0.55
+    assert example["train"].accuracy(plain, rest) > 0.6
+    assert certified(example, crm, rest, 0.5) > 0.5
+    assert certified(example, plain, rest, 0.5) < 0.1
+
+
+def test_same_seed_gives_the_same_file(
+    example: Modules, images: tuple[torch.Tensor, torch.Tensor], train: Train
+) -> None:
+    few = example["train"].Data(images[0][:64], images[1][:64])
+    first, second = (train(name, few, 30.0, epochs=1) for name in ("a.onnx", "b.onnx"))
+    assert first.read_bytes() == second.read_bytes()
+    other = train("c.onnx", few, 20.0, epochs=1)
+    assert other.read_bytes() != first.read_bytes()
