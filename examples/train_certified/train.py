@@ -64,6 +64,7 @@ def train(path: Path, data: Data, crm: CRM | None, epochs: int, seed: int) -> No
     descent = Descent(view, layers, epochs * steps)
     for epoch in range(epochs):
         order = torch.randperm(len(data.images), generator=generator)[: steps * BATCH]
+        total = 0.0
         for i, pick in enumerate(order.split(BATCH)):
             logits, labels = view(data.images[pick]), data.labels[pick]
             if crm is None:
@@ -72,9 +73,8 @@ def train(path: Path, data: Data, crm: CRM | None, epochs: int, seed: int) -> No
                 share = min(1.0, (epoch + i / steps) / (WARM_UP * epochs))
                 loss = crm(logits, labels, bound.pairwise(), share)
             descent.step(loss)
-        print(
-            f"epoch {epoch + 1}/{epochs}: loss of the last batch {loss.item():.3f}", flush=True
-        )
+            total += loss.item()
+        print(f"epoch {epoch + 1}/{epochs}: mean loss {total / steps:.3f}", flush=True)
     names = [tensor.name for tensor in model.graph.initializer]
     write_weights(path, {name: view.weight(name) for name in names})
 
@@ -99,15 +99,29 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--r0", type=float, default=1.0, help="radii below it are enlarged")
     parser.add_argument("--t", type=float, default=12.0, help="sharpness of the soft minimum")
     parser.add_argument("--weight", type=float, default=30.0, help="lambda, of the radius")
+    parser.add_argument("--linear", action="store_true", help="without hidden layers")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 
 
+def read(folder: Path) -> tuple[Data, Data]:
+    """The training and the test images of Fashion-MNIST."""
+    training, test = (Data(*tensors(*load(folder, split))) for split in ("train", "t10k"))
+    return training, test
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    given = make_parser().parse_args(arguments)
+    parser = make_parser()
+    given = parser.parse_args(arguments)
+    if not (given.data / "t10k-images-idx3-ubyte.gz").is_file():
+        parser.error(
+            f"'{given.data}' does not hold Fashion-MNIST: install the Debian package "
+            "dataset-fashion-mnist, or pass --data with the folder of its four .gz files"
+        )
     torch.set_num_threads(THREADS)
+    training, test = read(given.data)
     given.output.mkdir(parents=True, exist_ok=True)
-    training, test = (Data(*tensors(*load(given.data, s))) for s in ("train", "t10k"))
+    shape = {"channels": (), "hidden": ()} if given.linear else {}
     np.savez_compressed(
         given.output / "test.npz",
         images=(test.images[:, 0] * 255).round().to(torch.uint8).numpy(),
@@ -115,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     for name in FILES if given.loss == "both" else (given.loss,):
         path, start = given.output / FILES[name], time.perf_counter()
-        onnx.save(build(given.seed), path)
+        onnx.save(build(given.seed, **shape), path)
         crm = CRM(given.r0, given.t, given.weight) if name == "crm" else None
         print(f"{path.name}: {crm or 'cross-entropy alone'}")
         train(path, training, crm, given.epochs, given.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib
 import sys
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ Modules = dict[str, ModuleType]
 @pytest.fixture(scope="module")
 def example() -> Iterator[Modules]:
     """The folder's modules, imported as its script does."""
+    pytest.importorskip("torch", minversion="2.9")  # which has Muon
     before = list(sys.path)
     sys.path.insert(0, str(FOLDER))
     sys.path.insert(1, str(FOLDER.parent))
@@ -330,3 +332,31 @@ def test_same_seed_gives_the_same_file(
     assert first.read_bytes() == second.read_bytes()
     other = train("c.onnx", few, 20.0, epochs=1)
     assert other.read_bytes() != first.read_bytes()
+
+
+# The script
+
+
+@pytest.fixture
+def folder_of_data(tmp_path: Path, images: tuple[torch.Tensor, torch.Tensor]) -> Path:
+    """64 images to train on and 32 to test with, in the files of Fashion-MNIST."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    pixels = (images[0][:96, 0] * 255).round().to(torch.uint8).numpy()
+    for split, part in (("train", slice(0, 64)), ("t10k", slice(64, 96))):
+        stored = {"images-idx3": bytes(16) + pixels[part].tobytes()}
+        labels = images[1][part].to(torch.uint8).numpy()
+        stored["labels-idx1"] = bytes(8) + labels.tobytes()
+        for name, content in stored.items():
+            (folder / f"{split}-{name}-ubyte.gz").write_bytes(gzip.compress(content))
+    return folder
+
+
+def test_missing_data_is_told(
+    example: Modules, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        example["train"].main(["--output", str(tmp_path / "o"), "--data", str(tmp_path)])
+    assert stop.value.code == 2
+    assert "does not hold Fashion-MNIST: install the Debian package" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
