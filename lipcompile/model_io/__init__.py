@@ -14,6 +14,7 @@ from lipcompile.model_io.rendering import (
     render,
     serialize,
     with_extra_outputs,
+    with_outputs,
 )
 from lipcompile.model_io.saving import (
     beside,
@@ -40,5 +41,6 @@ __all__ = [
     "save",
     "serialize",
     "with_extra_outputs",
+    "with_outputs",
     "with_plain_locations",
 ]

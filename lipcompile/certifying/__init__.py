@@ -1,0 +1,3 @@
+"""Certificates: what can be proven of a model."""
+
+from __future__ import annotations
