@@ -27,6 +27,7 @@ from lipcompile.torchview import torch_view
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from descent import Descent
+from evidence import certified_radii, curve
 from liplt import LipLT
 from losses import CRM
 from network import build, layers_of, write_weights
@@ -79,14 +80,6 @@ def train(path: Path, data: Data, crm: CRM | None, epochs: int, seed: int) -> No
     write_weights(path, {name: view.weight(name) for name in names})
 
 
-def accuracy(path: Path, data: Data) -> float:
-    """Share of images that the file classifies as labelled."""
-    view = torch_view(path)
-    with torch.no_grad():
-        found = torch.cat([view(part).argmax(1) for part in data.images.split(1000)])
-    return float((found == data.labels).double().mean())
-
-
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, required=True)
@@ -134,7 +127,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{path.name}: {crm or 'cross-entropy alone'}")
         train(path, training, crm, given.epochs, given.seed)
         print(f"trained {given.epochs} epochs in {time.perf_counter() - start:.0f} s")
-        print(f"clean accuracy, {len(test.labels)} test images: {accuracy(path, test):.2%}")
+        found = certified_radii(path, test.images, test.labels)
+        print(curve(found, [0.0, given.eps / 2, given.eps, 2 * given.eps]))
 
 
 if __name__ == "__main__":
