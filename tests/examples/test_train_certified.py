@@ -392,3 +392,16 @@ def test_script_trains_writes_and_certifies_both(
     assert len(re.findall(share + r" \(95 %: [\d.]+ % to [\d.]+ %\)", told)) == 2
     stored = np.load(tmp_path / "o" / "test.npz")
     assert stored["images"].shape == (32, 28, 28) and stored["images"].dtype == np.uint8
+
+
+@pytest.mark.slow
+def test_bundled_network_is_as_its_page_says(
+    example: Modules, images: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    path = FOLDER / "fashion_mnist_certified.onnx"
+    fresh = tuple(layer.weight for layer in example["network"].layers_of(onnx.load(path)))
+    built = example["network"].build(0)
+    assert fresh == tuple(layer.weight for layer in example["network"].layers_of(built))
+    found = example["evidence"].certified_radii(path, *images)
+    assert float((found > 0).double().mean()) > 0.8
+    assert float((found > 0.5).double().mean()) > 0.7
