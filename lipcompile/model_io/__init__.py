@@ -7,6 +7,7 @@ edit that, and `render` carries only their edits back.
 from __future__ import annotations
 
 from lipcompile.model_io.expanding import expand_functions
+from lipcompile.model_io.framing import framed
 from lipcompile.model_io.reading import LoadedModel, edit, load, parse
 from lipcompile.model_io.rendering import (
     passes_checker,
@@ -31,6 +32,7 @@ __all__ = [
     "check_output",
     "edit",
     "expand_functions",
+    "framed",
     "give_back",
     "load",
     "parse",
