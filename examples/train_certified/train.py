@@ -22,12 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import lipcompile
 from lipcompile.torchview import torch_view
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from descent import Descent
-from evidence import certified_radii, curve
 from liplt import LipLT
 from losses import CRM
 from network import build, layers_of, write_weights
@@ -97,10 +97,26 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read(folder: Path) -> tuple[Data, Data]:
-    """The training and the test images of Fashion-MNIST."""
-    training, test = (Data(*tensors(*load(folder, split))) for split in ("train", "t10k"))
-    return training, test
+def write_test(folder: Path, path: Path) -> None:
+    """The test images, uint8 [N, 28, 28], as `lipcompile certify --data` reads them."""
+    images, labels = load(folder, "t10k")
+    np.savez_compressed(path, images=images, labels=labels)
+
+
+def train_each(given: argparse.Namespace) -> list[Path]:
+    """The trained files: with the loss, without, or both."""
+    data = Data(*tensors(*load(given.data, "train")))
+    shape = {"channels": (), "hidden": ()} if given.linear else {}
+    trained = []
+    for name in FILES if given.loss == "both" else (given.loss,):
+        path, start = given.output / FILES[name], time.perf_counter()
+        onnx.save(build(given.seed, **shape), path)
+        crm = CRM(given.r0, given.t, given.weight) if name == "crm" else None
+        print(f"{path.name}: {crm or 'cross-entropy alone'}")
+        train(path, data, crm, given.epochs, given.seed)
+        print(f"trained {given.epochs} epochs in {time.perf_counter() - start:.0f} s")
+        trained.append(path)
+    return trained
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -112,23 +128,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "dataset-fashion-mnist, or pass --data with the folder of its four .gz files"
         )
     torch.set_num_threads(THREADS)
-    training, test = read(given.data)
     given.output.mkdir(parents=True, exist_ok=True)
-    shape = {"channels": (), "hidden": ()} if given.linear else {}
-    np.savez_compressed(
-        given.output / "test.npz",
-        images=(test.images[:, 0] * 255).round().to(torch.uint8).numpy(),
-        labels=test.labels.numpy(),
+    test = given.output / "test.npz"
+    write_test(given.data, test)
+    model, *plain = train_each(given)
+    print(
+        lipcompile.certify(
+            model, test, original=plain[0] if plain else None, eps=given.eps, samples=None
+        )
     )
-    for name in FILES if given.loss == "both" else (given.loss,):
-        path, start = given.output / FILES[name], time.perf_counter()
-        onnx.save(build(given.seed, **shape), path)
-        crm = CRM(given.r0, given.t, given.weight) if name == "crm" else None
-        print(f"{path.name}: {crm or 'cross-entropy alone'}")
-        train(path, training, crm, given.epochs, given.seed)
-        print(f"trained {given.epochs} epochs in {time.perf_counter() - start:.0f} s")
-        found = certified_radii(path, test.images, test.labels)
-        print(curve(found, [0.0, given.eps / 2, given.eps, 2 * given.eps]))
 
 
 if __name__ == "__main__":
