@@ -173,7 +173,7 @@ class Reader:
         """A convolution, behind what makes its argument one on a torus."""
         before = self.steps[source]
         wanted = channels_first(before.shape)
-        if before.grid is None or before.grid.channel != 1:
+        if before.grid is None or replace(before.grid, masked=True) != wanted:
             source = self.linear(node, source, Reshape(before.shape, before.shape), wanted)
         elif kernel.reads_outside and not before.grid.masked:
             source = self.add(Step("mask", before.label, before.shape, (source,), wanted))
