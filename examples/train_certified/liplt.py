@@ -92,8 +92,9 @@ class LipLT:
         with torch.no_grad():
             v = self._vectors.get((first, last))
             if v is None:
-                shape = (1, *part[0][0].inputs)
-                v, steps = torch.randn(shape, generator=self._generator), FIRST_STEPS + steps
+                shape, dtype = (1, *part[0][0].inputs), part[0][1].dtype
+                v = torch.randn(shape, generator=self._generator, dtype=dtype)
+                steps += FIRST_STEPS
             for _ in range(steps):
                 for layer, weight in part:
                     v = apply(layer, weight, v)
