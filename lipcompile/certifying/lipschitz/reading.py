@@ -98,15 +98,15 @@ def _check(reader: Reader, node: ir.Node) -> None:
         if dtype is not None and dtype not in _FLOATS:
             raise Refused(_narrow(node, dtype))
     if node.domain not in STANDARD_DOMAINS or node.op_type not in OPERATORS:
-        for value in filter(reader.is_data, node.inputs):
-            reader.step_of(value)  # what stands in the way already comes first
+        for operand in filter(reader.is_data, node.inputs):
+            reader.step_of(operand)  # what stands in the way already comes first
         name = node.op_type if node.domain in STANDARD_DOMAINS else f"{node.domain} operator"
         raise Refused(f"is a {name}, for which no bound is known here")
 
 
 def _narrow(node: ir.Node, dtype: str) -> str:
-    if node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear"):
-        return "rounds to integers, and a step has no finite slope"
+    if "int" in dtype:
+        return f"rounds to {dtype}, as quantised models do, and a step has no finite slope"
     if dtype in ("float16", "bfloat16"):
         return (
             f"computes in {dtype}, whose rounding errors are as large as what certificates "
