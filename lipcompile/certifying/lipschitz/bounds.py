@@ -83,8 +83,9 @@ def lipschitz_bounds(
 def network_bounds(network: Network) -> LipschitzBounds:
     """Bounds of a network's last step."""
     found = StepBounds(network, places(network))
-    found.run()
-    pairs, single, by_method = _logits(found)
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite bounds are refused below
+        found.run()
+        pairs, single, by_method = _logits(found)
     whole = min(by_method.values())
     single = np.minimum(single, whole)
     pairs = np.minimum(pairs, single[:, None] + single)
