@@ -1,0 +1,1 @@
+"""Certificates (a stand-in until the core of issue 8 is merged)."""
