@@ -6,7 +6,7 @@ load -> find sites -> calibrate -> thresholds -> rewrite -> check -> gates -> sa
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,8 @@ def harden(
     _check_data(request, calib, table, save_table)
     gates = Gates(min_agreement=min_agreement, max_latency_ratio=max_latency_ratio)
     require_data(gates, calib)
-    how = scan or ScanOptions(), runtime or RuntimeOptions()
+    bounds = request.lipschitz is not None or request.abstain is not None
+    how = replace(scan or ScanOptions(), bounds=bounds), runtime or RuntimeOptions()
     targets = _Targets.named(model, output, save_table, dry_run)
     targets.check(force, model_io.paths_among(model, table, calib))
     task = open_task(model, selector, how[1], force, request, how[0])
