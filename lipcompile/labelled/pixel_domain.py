@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from lipcompile.model_io import LoadedModel
 if TYPE_CHECKING:
     from lipcompile.certifying.lipschitz.bounds import LipschitzBounds
 
+_MOST = 1 << 28  # values of an image
 _ROWS = 16  # of random pixels, where the batch is not fixed
 
 
@@ -64,7 +66,26 @@ class PixelDomain:
             for key, value in record["normalisation"].items()
         }
         channels, height, width = map(int, record["dims"])
-        return cls(Normalisation(**rule), (channels, height, width))
+        found = cls(Normalisation(**rule), (channels, height, width))
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        """Refuses what no flags give, but a record may say.
+
+        Raises:
+            TypeError, ValueError: A value is illegal.
+        """
+        rule = self.normalisation
+        numbers = (rule.scale, *rule.std)
+        if not all(0 < x < math.inf for x in numbers) or not all(
+            map(math.isfinite, rule.mean)
+        ):
+            raise ValueError(f"scale, mean and std are {rule.scale}, {rule.mean}, {rule.std}")
+        if rule.layout not in ("NCHW", "NHWC") or rule.dtype not in ("float32", "float64"):
+            raise ValueError(f"layout is {rule.layout} and dtype is {rule.dtype}")
+        if min(self.dims) < 1 or math.prod(self.dims) > _MOST:
+            raise ValueError(f"images of {self.dims} values are none")
 
     def __str__(self) -> str:
         channels, height, width = self.dims

@@ -63,6 +63,8 @@ class Rescaling:
         bound, product = float(record["bound"]), float(record["product"])
         if not (0 < bound < math.inf and 0 < product < math.inf):
             raise ValueError(f"bounds {bound} and {product} are no bounds of a network")
+        if not 0 < bound / product < math.inf:
+            raise ValueError(f"no factor makes a bound of {bound} from {product}")
         exponents = {str(name): int(k) for name, k in record["exponents"].items()}
         pixels = PixelDomain.from_json(record)
         return cls(bound, product, exponents, str(record["scores"]), record["ends_in"], pixels)

@@ -33,6 +33,7 @@ from lipcompile.verifying.outputs import FINITE, check_outputs
 from lipcompile.verifying.pair import Pair, open_pair
 from lipcompile.verifying.results import VerifyCheck, VerifyResult
 from lipcompile.verifying.samples import Samples, read_samples
+from lipcompile.verifying.signature import NAME as SIGNATURE
 from lipcompile.verifying.signature import check_signature
 from lipcompile.verifying.speed import (
     Sessions,
@@ -118,7 +119,7 @@ def _variant(pair: Pair) -> str:
 
 
 def _file_checks(pair: Pair) -> Iterator[VerifyCheck]:
-    yield check_signature(pair)
+    yield _guarded(SIGNATURE, partial(check_signature, pair))
     yield _guarded(rebuilding.NAME, partial(rebuilding.check_rebuilt, pair))
     yield _guarded(untouched.NAME, partial(untouched.check_untouched, pair))
     if is_hardened(pair.hardened.metadata):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -358,3 +359,31 @@ def test_pixels_of_the_head_are_kept() -> None:
     _, plan = with_head(linear(), eps=0.1)
     assert plan.head.pixels == pixels()
     assert plan.head.to_json()["dims"] == [1, 5, 5]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"dims": [1, 0, 5]},
+        {"dims": [1, 10**6, 10**6]},
+        {"dims": [1, 5]},
+        {"normalisation": {"std": [0.0]}},
+        {"normalisation": {"scale": math.inf}},
+        {"normalisation": {"layout": "HWC"}},
+        {"normalisation": {"colour": 1}},
+        {"classes": 10**30},
+        {"scores": "nothing"},
+        {"length": -(10**30)},
+        {"eps": "x"},
+    ],
+)
+def test_a_hostile_record_is_refused(fields: dict[str, Any]) -> None:
+    model, plan = with_head(linear(), eps=0.1)
+    for prop in model.metadata_props:
+        if prop.key == "lipcompile.abstain":
+            prop.value = json.dumps(plan.head.to_json() | fields)
+    if fields == {"classes": 10**30}:  # of no use for taking it off
+        assert take_off(model_io.load(model))[1] is not None
+        return
+    with pytest.raises(ModelError, match=r"does not fit the model|cannot be taken off"):
+        take_off(model_io.load(model))
