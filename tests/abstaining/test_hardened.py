@@ -21,6 +21,7 @@ from lipcompile.demo import CALIBRATION, MODEL, load_test_images
 from lipcompile.errors import DataError, ModelError, OptionError
 from lipcompile.labelled.normalisation import Normalisation
 from lipcompile.labelled.pixel_domain import PixelDomain
+from lipcompile.report.wording import hardening
 from lipcompile.torchview import torch_view
 from tests.abstaining.heads import by_definition, images, linear, run
 from tests.rescaling.networks import drawn_network
@@ -135,6 +136,9 @@ def test_inspect_and_json_tell_of_it(kind: str, path: Path) -> None:
     assert (document["abstain"] is None) is (seen.abstains is None)
     for line in (seen.rescaled, seen.abstains):
         assert line is None or (line in str(seen) and line in str(result))
+    told = hardening(document)
+    assert ("product bound " in told) is (document["lipschitz"] is not None)
+    assert ("abstains beyond eps_l2 = 0.05" in told) is (document["abstain"] is not None)
     layers = [row.layer for row in lipcompile.inspect(path).rows]
     assert [row.layer for row in seen.rows] == layers
 
