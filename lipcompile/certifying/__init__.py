@@ -1,1 +1,3 @@
-"""Certificates (a stand-in until the core of issue 8 is merged)."""
+"""Certificates: what can be proven of a model."""
+
+from __future__ import annotations

@@ -20,6 +20,7 @@ from lipcompile.model_io.rendering import (
     render,
     serialize,
     with_extra_outputs,
+    with_outputs,
 )
 from lipcompile.model_io.saving import (
     beside,
@@ -50,5 +51,6 @@ __all__ = [
     "serialize",
     "set_output_length",
     "with_extra_outputs",
+    "with_outputs",
     "with_plain_locations",
 ]

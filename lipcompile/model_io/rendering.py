@@ -225,6 +225,20 @@ def with_extra_outputs(base: onnx.ModelProto, nodes: Sequence[ir.Node]) -> bytes
     return serialize(base) + extra.SerializeToString(deterministic=True)
 
 
+def with_outputs(base: onnx.ModelProto, names: Iterable[str]) -> bytes:
+    """Serialises `base` with these tensors of its graph as further outputs.
+
+    Raises:
+        ModelError: The inline weights do not fit into one protobuf message.
+    """
+    extra, own = onnx.ModelProto(), {value.name for value in base.graph.output}
+    for name in names:
+        if name not in own:
+            extra.graph.output.add(name=name)
+    _check_size(base.ByteSize() + extra.ByteSize())
+    return serialize(base) + extra.SerializeToString(deterministic=True)
+
+
 def serialize(proto: onnx.ModelProto) -> bytes:
     """The model's bytes, the same for the same model.
 

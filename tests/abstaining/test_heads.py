@@ -71,10 +71,10 @@ def test_doubles(opset: int, kind: str) -> None:
 
 
 @kinds
-@pytest.mark.parametrize("batch", ["N", "3"])
+@pytest.mark.parametrize("batch", ["N", "1"])
 def test_any_batch(batch: str, kind: str) -> None:
     model, _ = with_head(linear(batch=batch), eps=0.1, kind=kind)
-    for count in (1, 3, 8) if batch == "N" else (3,):
+    for count in (1, 3, 8) if batch == "N" else (1,):
         answers = run(model, images(count), *(o.name for o in model.graph.output))
         shapes = [list(answer.shape) for answer in answers]
         assert shapes == ([[count, 6]] if kind == "logit" else [[count, 5], [count]])

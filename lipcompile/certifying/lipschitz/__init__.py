@@ -1,1 +1,3 @@
-"""Lipschitz bounds (a stand-in until the core of issue 8 is merged)."""
+"""Upper bounds of Lipschitz constants, read from the graph of a deployed model."""
+
+from __future__ import annotations
