@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,6 +34,9 @@ from lipcompile.rescaling.rescaling import check_rescaled, rescale
 from lipcompile.runtime import RuntimeOptions
 from lipcompile.sites import Selection, Selector, find_sites, require_sites
 from lipcompile.zeroing import Zeroing, zero
+
+if TYPE_CHECKING:
+    from lipcompile.certifying.lipschitz.bounds import LipschitzBounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +194,8 @@ def compile_task(
     inside = task.loaded.proto if done is None else done.proto
     if isinstance(done, Zeroing) and done.uncompacted is not None:
         check_compaction(task.loaded, done.uncompacted, inside, probes, task.runtime)
-    scaled, rescaling = _rescale(task, request, inside, probes)
-    flagged, abstention = _abstain(task, request, scaled, probes)
+    scaled, rescaling, bounds = _rescale(task, request, inside, probes)
+    flagged, abstention = _abstain(task, request, scaled, probes, bounds)
     proto, ensemble = _wrap(task, request, flagged, probes)
     change = Change(rescaling, abstention.head if abstention is not None else None)
     check_structure(task.loaded, proto, change)
@@ -215,24 +218,29 @@ def _rewrite(
 
 def _rescale(
     task: Task, request: Request, proto: Any, probes: Sequence[Probe]
-) -> tuple[Any, Rescaling | None]:
-    """`proto` with the product bound that is asked for, and what was done to it."""
+) -> tuple[Any, Rescaling | None, LipschitzBounds | None]:
+    """`proto` with the product bound that is asked for, what was done to it, and its bounds
+    then."""
     if request.lipschitz is None or task.pixels is None:
-        return proto, None
-    result, plan = rescale(task.loaded, proto, request.lipschitz, task.pixels)
+        return proto, None, None
+    result, plan, bounds = rescale(task.loaded, proto, request.lipschitz, task.pixels)
     feeds = _feeds(task.loaded, task.pixels, probes)
     check_rescaled(task.loaded, proto, result, plan, feeds, task.runtime)
-    return result, plan
+    return result, plan, bounds
 
 
 def _abstain(
-    task: Task, request: Request, proto: Any, probes: Sequence[Probe]
+    task: Task,
+    request: Request,
+    proto: Any,
+    probes: Sequence[Probe],
+    bounds: LipschitzBounds | None,
 ) -> tuple[Any, Abstention | None]:
-    """`proto` with the abstain head that is asked for, and which."""
+    """`proto` with the abstain head that is asked for, and which; `bounds` are its own."""
     if request.abstain is None or task.pixels is None:
         return proto, None
     inside = model_io.load(proto, task.loaded.base_dir)
-    plan = plan_abstention(inside, request.abstain, task.pixels)
+    plan = plan_abstention(inside, request.abstain, task.pixels, bounds)
     result = put_on(task.loaded, proto, plan)
     feeds = _feeds(task.loaded, task.pixels, probes)
     check_abstention(task.loaded, proto, result, plan, feeds, task.runtime)

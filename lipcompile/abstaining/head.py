@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from lipcompile.model_io import LoadedModel
 from lipcompile.scores import final_softmax, score_output
 from lipcompile.signature import TensorSpec
 from lipcompile.tapping import logits_name
+
+if TYPE_CHECKING:
+    from lipcompile.certifying.lipschitz.bounds import LipschitzBounds
 
 _DTYPES = ("float32", "float64")
 # Bounds are the same to about 1e-15 on other machines: to fewer bits, they are the same.
@@ -163,21 +166,25 @@ def find_place(model: LoadedModel, options: AbstainOptions) -> Place:
 
 
 def plan_abstention(
-    model: LoadedModel, options: AbstainOptions, pixels: PixelDomain
+    model: LoadedModel,
+    options: AbstainOptions,
+    pixels: PixelDomain,
+    bounds: LipschitzBounds | None = None,
 ) -> Abstention:
-    """The head for a model, whose bounds are computed.
+    """The head for a model.
 
     Args:
         model: The model as it will be deployed, but for the head.
         options: What is asked for.
         pixels: How pixels become its input, and their size.
+        bounds: Of this very model and these pixels, where they are known; None computes them.
 
     Raises:
         ModelError: It has no scores to compare, or no finite bound.
         OptionError: k leaves no class to compare with.
     """
     place = find_place(model, options)
-    slopes = pixels.bounds(model, place.scores.name).pairwise
+    slopes = (bounds or pixels.bounds(model, place.scores.name)).pairwise
     classes = len(slopes)
     if not options.top < classes:
         raise OptionError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from lipcompile.runtime import RuntimeOptions
 from lipcompile.scores import score_output
 from lipcompile.tapping import TappedScores
 
+if TYPE_CHECKING:
+    from lipcompile.certifying.lipschitz.bounds import LipschitzBounds
+
 # Shares of the largest logit: sums in another order, since ONNX Runtime folds constants, and
 # the rounding of the weights that took a factor which is no power of two.
 _ROUNDING = {"float64": 1e-9, "float32": 1e-4}
@@ -32,8 +35,8 @@ SAME_BOUND = 1e-6  # relative; float32 weights are rounded by 6e-8 each
 
 def rescale(
     source: LoadedModel, proto: Any, options: LipschitzOptions, pixels: PixelDomain
-) -> tuple[Any, Rescaling]:
-    """`proto` with the product bound that is asked for, and what was done.
+) -> tuple[Any, Rescaling, LipschitzBounds]:
+    """`proto` with the product bound that is asked for, what was done, and its bounds now.
 
     Args:
         source: What was loaded, for the provenance.
@@ -51,13 +54,13 @@ def rescale(
     product = pixels.bounds(fresh, scores).product
     plan = plan_rescaling(network, options, product, scores, pixels)
     result = apply(source, proto, plan)
-    found = pixels.bounds(model_io.load(result, source.base_dir), scores).product
-    if not abs(found / plan.bound - 1) <= SAME_BOUND:
+    found = pixels.bounds(model_io.load(result, source.base_dir), scores)
+    if not abs(found.product / plan.bound - 1) <= SAME_BOUND:
         raise CheckFailed(
             f"'{source.name}' was rescaled to a product bound of {plan.bound:g}, and has "
-            f"{found:.9g}: nothing was written; please report this with the model"
+            f"{found.product:.9g}: nothing was written; please report this with the model"
         )
-    return result, plan
+    return result, plan, found
 
 
 def apply(source: LoadedModel, proto: Any, plan: Rescaling) -> Any:

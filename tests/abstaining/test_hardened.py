@@ -448,7 +448,7 @@ def test_latency_gate_and_dry_run(path: Path) -> None:
 def test_samples_are_read_as_images(tmp_path: Path) -> None:
     """The bundled images and the bundled model, in one go."""
     output = tmp_path / "a.onnx"
-    result = lipcompile.harden(MODEL, CALIBRATION, abstain=1e-6, lipschitz=100, output=output)
+    result = lipcompile.harden(MODEL, CALIBRATION, abstain=1e-4, lipschitz=100, output=output)
     assert result.agreement is not None
     assert result.agreement.top1 == 1.0
     assert result.rescaling == replace(result.rescaling, bound=100.0)  # type: ignore[type-var]
