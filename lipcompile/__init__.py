@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from lipcompile.calibration.preprocess.transform import Preprocess as Preprocess
     from lipcompile.calibration.table import CalibrationTable as CalibrationTable
     from lipcompile.calibration.table import load_table as load_table
+    from lipcompile.certifying.certify import certify as certify
+    from lipcompile.certifying.results import CertifyResult as CertifyResult
+    from lipcompile.certifying.smoothing.options import SmoothingOptions as SmoothingOptions
     from lipcompile.compiler import harden as harden
     from lipcompile.ensembles.options import EnsembleOptions as EnsembleOptions
     from lipcompile.errors import LipCompileError as LipCompileError
@@ -48,6 +51,7 @@ _HOMES = {
     "AbstainOptions": "lipcompile.abstaining.options",
     "AuditResult": "lipcompile.auditing.results",
     "CalibrationTable": "lipcompile.calibration.table",
+    "CertifyResult": "lipcompile.certifying.results",
     "DataOptions": "lipcompile.sweeping.opening",
     "EnsembleOptions": "lipcompile.ensembles.options",
     "ForgedFunction": "lipcompile.forged",
@@ -59,11 +63,13 @@ _HOMES = {
     "RuntimeOptions": "lipcompile.runtime",
     "ScanOptions": "lipcompile.calibration.options",
     "Selector": "lipcompile.sites",
+    "SmoothingOptions": "lipcompile.certifying.smoothing.options",
     "StripResult": "lipcompile.stripping",
     "SweepResult": "lipcompile.sweeping.results",
     "VerifyResult": "lipcompile.verifying.results",
     "audit": "lipcompile.auditing.audit",
     "calibrate": "lipcompile.calibration.calibrate",
+    "certify": "lipcompile.certifying.certify",
     "harden": "lipcompile.compiler",
     "inspect": "lipcompile.inspection",
     "load_table": "lipcompile.calibration.table",

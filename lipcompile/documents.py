@@ -16,7 +16,7 @@ from lipcompile.bounded_files import read_bounded
 from lipcompile.errors import DataError
 from lipcompile.version import __version__
 
-Kind = Literal["harden", "audit", "sweep", "verify"]
+Kind = Literal["harden", "audit", "sweep", "verify", "certify"]
 _LAYOUT = 1  # raised when a key changes its meaning or goes
 REPORT = f"lipcompile.report/{_LAYOUT}"  # what `lipcompile report` makes of documents
 _MAX_BYTES = 256 << 20

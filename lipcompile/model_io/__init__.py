@@ -7,6 +7,7 @@ edit that, and `render` carries only their edits back.
 from __future__ import annotations
 
 from lipcompile.model_io.expanding import expand_functions
+from lipcompile.model_io.framing import framed
 from lipcompile.model_io.outputs import (
     add_flag_output,
     drop_output,
@@ -39,6 +40,7 @@ __all__ = [
     "drop_output",
     "edit",
     "expand_functions",
+    "framed",
     "give_back",
     "load",
     "parse",

@@ -453,3 +453,16 @@ def test_samples_are_read_as_images(tmp_path: Path) -> None:
     assert result.agreement.top1 == 1.0
     assert result.rescaling == replace(result.rescaling, bound=100.0)  # type: ignore[type-var]
     assert lipcompile.verify(MODEL, output, CALIBRATION, pairs=0).holds
+
+
+@pytest.mark.parametrize("kind", ["logit", "bool"])
+def test_certify_agrees_with_the_head(kind: str, path: Path) -> None:
+    """It looks at the model without the head, and certifies the same answers."""
+    output = harden(path, kind, force=True).output
+    x = images(50)
+    labels = run(onnx.load(path), GREY_RULE(x), "y")[0].argmax(axis=1)
+    found = lipcompile.certify(output, (x, labels), image_flags=GREY.image_flags)
+    answers = run(onnx.load(output), GREY_RULE(x), "y" if kind == "logit" else "certified")[0]
+    flags = answers.argmax(axis=1) != 3 if kind == "logit" else answers
+    assert 0.1 < flags.mean() < 0.9
+    np.testing.assert_array_equal(found.model.radii_l2 > 0.05, flags)

@@ -33,6 +33,7 @@ from lipcompile.model_io import LoadedModel
 # Complex multiplications that the maps in front of one activation, and of all, may take: some
 # ten seconds and a minute.
 _MOST_WORK, _MOST_WORK_IN_ALL = 1e10, 4e10
+_OVERHEAD = 200  # of a product of small matrices, per row
 _MOST_ELEMENTS = 1 << 27  # of rows that are pulled back at a time
 
 
@@ -213,19 +214,25 @@ class _Bounds:
         return self.best[index]  # where spectra end: the value itself
 
     def _torus_work(self, index: int) -> float:
-        """Multiplications that pulling spectra back takes, roughly."""
+        """Multiplications that pulling spectra back takes, roughly: products with symbols, and
+        the Gram matrices of what arrives at activations."""
         place, step = self.places[index], self.network.steps[index]
         assert step.grid is not None
-        channels = step.shape[step.grid.channel]
-        work = 0.0
+        channels, work = step.shape[step.grid.channel], 0.0
         for other in range(index + 1):
-            kernel = self.network.steps[other].map
-            if other in self.places and isinstance(kernel, Convolution):
-                before = self.places[self.network.steps[other].sources[0]]
-                finer = np.prod(before.ratio) / np.prod(place.ratio)
-                per = channels * kernel.weight.size / np.prod(kernel.kernel)
-                work += float(np.prod(place.size) / 2 * max(1.0, finer) * per)
-        return work
+            at = self.places.get(other)
+            before = self.network.steps[other]
+            if at is None or before.grid is None or len(at.size) != len(place.size):
+                continue
+            finer = max(1.0, float(np.prod(at.ratio) / np.prod(place.ratio)))
+            width = before.shape[before.grid.channel]
+            if isinstance(before.map, Convolution):
+                inner = before.map.weight.shape[1] * np.prod(before.map.strides)
+                work += finer * channels * (width * inner + _OVERHEAD)
+            elif before.kind in ("slope", "mask"):
+                smaller = min(channels, finer * width)
+                work += smaller * (channels * finer * width + 4 * smaller**2 + _OVERHEAD)
+        return work * float(np.prod(place.size)) / 2
 
     def _fits(self, index: int, rows: int) -> bool:
         largest = max(int(np.prod(step.shape)) for step in self.network.steps[: index + 1])

@@ -149,6 +149,9 @@ class Convolution(LinearMap):
             torus: Length of each axis at the input: at least `least_torus`, and a multiple
                 of the stride.
         """
+        if set(self.kernel) == {1}:  # the same matrix at every frequency, up to phases
+            shape = (self.groups, -1, self.weight.shape[1])
+            return largest_norm(gram(self.weight.reshape(shape)))
         coarse = tuple(n // s for n, s in zip(torus, self.strides, strict=True))
         alike = aliases(self.strides) * np.array(coarse)
         per = self.weight.size // int(np.prod(self.kernel)) * len(alike)

@@ -85,6 +85,15 @@ def trace(model: LoadedModel, image: np.ndarray, scores: str | None = None) -> T
     )
 
 
+def logits_of(model: LoadedModel, scores: str | None = None) -> str:
+    """Name of the tensor with the logits: the scores, or what a final Softmax reads.
+
+    Raises:
+        ModelError: No output, or more than one, may hold scores.
+    """
+    return _logits(model.graph_ir, score_output(model, scores).name)
+
+
 def _logits(graph_ir: ir.Model, output: str) -> str:
     """What a final Softmax or LogSoftmax reads; both leave the order of scores alone."""
     node = final_softmax(graph_ir, output)
