@@ -16,6 +16,8 @@ from onnx import numpy_helper
 
 import lipcompile
 from lipcompile import AbstainOptions, LipschitzOptions, ScanOptions, Selector, model_io
+from lipcompile.abstaining.head import plan_abstention
+from lipcompile.abstaining.wrapping import put_on
 from lipcompile.cli import main
 from lipcompile.demo import CALIBRATION, MODEL, load_test_images
 from lipcompile.errors import DataError, ModelError, OptionError
@@ -24,6 +26,7 @@ from lipcompile.labelled.pixel_domain import PixelDomain
 from lipcompile.report.wording import hardening
 from lipcompile.torchview import torch_view
 from tests.abstaining.heads import by_definition, images, linear, run
+from tests.auditing.quick import QUICK
 from tests.rescaling.networks import drawn_network
 
 Call = Callable[..., tuple[int, str, str]]
@@ -174,18 +177,20 @@ GREY_RULE = Normalisation(mean=(0.4,), std=(0.25,))
 # What certified means
 
 
-def test_certified_rows_of_the_demo_model_are_those_of_numpy(tmp_path: Path) -> None:
+def test_certified_rows_of_the_demo_model_are_those_of_numpy() -> None:
     x, _ = load_test_images()
     x = x[:300]
     (scores,) = run(onnx.load(MODEL), x, "logits")
-    slopes = DEMO.bounds(model_io.load(MODEL), "logits").pairwise
+    loaded = model_io.load(MODEL)
+    bounds = DEMO.bounds(loaded, "logits")
+    slopes = bounds.pairwise
     eps = float(np.median(np.diff(np.sort(scores, axis=1)[:, -2:]))) / float(slopes.max())
     wanted = by_definition(scores, slopes, eps)
     assert 0.1 < wanted.mean() < 0.9
     for kind in ("logit", "bool"):
-        output = tmp_path / f"{kind}.onnx"
-        lipcompile.harden(MODEL, abstain=AbstainOptions(eps, kind), output=output)  # type: ignore[arg-type]
-        outputs = run(onnx.load(output), x, *(["logits"] + ["certified"] * (kind == "bool")))
+        options = AbstainOptions(eps, kind)  # type: ignore[arg-type]
+        model = put_on(loaded, loaded.proto, plan_abstention(loaded, options, DEMO, bounds))
+        outputs = run(model, x, *(["logits"] + ["certified"] * (kind == "bool")))
         np.testing.assert_array_equal(outputs[0][:, :10], scores)
         flags = outputs[1] if kind == "bool" else outputs[0].argmax(axis=1) != 10
         np.testing.assert_array_equal(flags, wanted)
@@ -242,7 +247,13 @@ def test_a_rescaled_model_can_be_audited(path: Path, tmp_path: Path) -> None:
     x = images(60)
     labels = run(onnx.load(path), GREY_RULE(x), "y")[0].argmax(axis=1)
     audited = lipcompile.audit(
-        output, path, (x, labels), eps=0.05, samples=40, image_flags=GREY.image_flags
+        output,
+        path,
+        (x, labels),
+        eps=0.05,
+        samples=40,
+        attacks=QUICK,
+        image_flags=GREY.image_flags,
     )
     assert audited.clean.difference == 0.0
     assert abs(audited.worst.difference) < 0.1
@@ -251,7 +262,7 @@ def test_a_rescaled_model_can_be_audited(path: Path, tmp_path: Path) -> None:
 def test_an_audit_takes_a_flag_and_no_abstain_logit(path: Path, tmp_path: Path) -> None:
     x = images(40)
     labels = run(onnx.load(path), GREY_RULE(x), "y")[0].argmax(axis=1)
-    how: Any = {"eps": 0.02, "samples": 20, "image_flags": GREY.image_flags}
+    how: Any = {"eps": 0.02, "samples": 20, "attacks": QUICK, "image_flags": GREY.image_flags}
     flagged = harden(path, "bool").output
     assert lipcompile.audit(flagged, path, (x, labels), **how).clean.difference == 0.0
     wide = harden(path, "logit", force=True).output
