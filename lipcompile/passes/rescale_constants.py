@@ -38,7 +38,7 @@ class RescaleConstants:
         """Applies the pass; a factor of 1 leaves every byte.
 
         Raises:
-            ModelError: A constant overflows.
+            ModelError: A constant overflows or vanishes.
         """
         taken = {value.name for node in model.graph.all_nodes() for value in node.outputs}
         taken |= set(model.graph.initializers)
@@ -62,16 +62,23 @@ def scaled(array: np.ndarray, factor: float, name: str = "") -> np.ndarray:
     results below the least normal number.
 
     Raises:
-        ModelError: A number overflows.
+        ModelError: A number overflows, or all of them come near the least normal number.
     """
     with np.errstate(over="ignore", under="ignore"):
         result: np.ndarray = (array.astype(np.float64) * factor).astype(array.dtype)
+    limits = np.finfo(array.dtype)
+    before, after = (float(np.abs(part).max(initial=0.0)) for part in (array, result))
+    least = float(limits.tiny) / float(limits.eps)
     if not np.array_equal(np.isfinite(result), np.isfinite(array)):
-        raise ModelError(
-            f"node '{name}' has a constant that overflows when it is multiplied by "
-            f"{factor:.3g}: ask --lipschitz for a bound closer to the model's own"
-        )
-    return result
+        what = "overflows"
+    elif after < least <= before:
+        what = "vanishes"
+    else:
+        return result
+    raise ModelError(
+        f"node '{name}' has a constant that {what} when it is multiplied by {factor:.3g}: ask "
+        "--lipschitz for a bound closer to the model's own"
+    )
 
 
 def _free(node: ir.Node, index: int, taken: set[str | None]) -> str:

@@ -103,6 +103,8 @@ def plan_rescaling(
             f"the product bound of the scores '{scores}' is {product}, which no factor makes "
             f"{options.bound:g}: leave --lipschitz out"
         )
+    # Bounds are the same to about 1e-15 on other machines: to 12 digits, they are the same.
+    product = float(f"{product:.12g}")
     exponents = choose_exponents(network, options.bound / product)
     named = {value.name or "": k for value, k in exponents.items()}
     return Rescaling(options.bound, product, named, scores, network.ends_in, pixels)

@@ -14,7 +14,7 @@ else may. BatchNormalization keeps its variance, to which an epsilon is added.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -207,8 +207,3 @@ _RULES: Mapping[str, Rule] = {
     "Pad": _padded,
     "Cast": _cast,
 }
-
-
-def homogeneous_operators() -> Iterator[str]:
-    """Their names, for the documentation."""
-    yield from sorted(_FIRST | set(_RULES))
