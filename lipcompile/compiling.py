@@ -239,7 +239,7 @@ def _abstain(
     """`proto` with the abstain head that is asked for, and which; `bounds` are its own."""
     if request.abstain is None or task.pixels is None:
         return proto, None
-    inside = model_io.load(proto, task.loaded.base_dir)
+    inside = model_io.reload(task.loaded, proto)
     plan = plan_abstention(inside, request.abstain, task.pixels, bounds)
     result = put_on(task.loaded, proto, plan)
     feeds = _feeds(task.loaded, task.pixels, probes)

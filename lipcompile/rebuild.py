@@ -79,7 +79,7 @@ def _bounded(
         if rescaling is not None:
             proto = apply(original, proto, rescaling)
         if head is not None:
-            inside = model_io.load(proto, original.base_dir)
+            inside = model_io.reload(original, proto)
             proto = put_on(original, proto, plan_abstention(inside, head.options, head.pixels))
     except MISFITS as error:
         raise _misfit(error) from error

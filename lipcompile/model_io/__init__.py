@@ -14,7 +14,7 @@ from lipcompile.model_io.outputs import (
     rename_value_info,
     set_output_length,
 )
-from lipcompile.model_io.reading import LoadedModel, edit, load, parse
+from lipcompile.model_io.reading import LoadedModel, edit, load, parse, reload
 from lipcompile.model_io.rendering import (
     passes_checker,
     rename_dimension,
@@ -46,6 +46,7 @@ __all__ = [
     "parse",
     "passes_checker",
     "paths_among",
+    "reload",
     "rename_dimension",
     "rename_value_info",
     "render",

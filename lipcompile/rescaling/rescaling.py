@@ -48,13 +48,13 @@ def rescale(
         ModelError: The network cannot be rescaled, or has no finite bound.
         CheckFailed: The result has another bound; a defect of LipCompile.
     """
-    fresh = model_io.load(proto, source.base_dir)
+    fresh = model_io.reload(source, proto)
     network = read_network(fresh, options.scores)
     scores = score_output(fresh, options.scores).name
     product = pixels.bounds(fresh, scores).product
     plan = plan_rescaling(network, options, product, scores, pixels)
     result = apply(source, proto, plan)
-    found = pixels.bounds(model_io.load(result, source.base_dir), scores)
+    found = pixels.bounds(model_io.reload(source, result), scores)
     if not abs(found.product / plan.bound - 1) <= SAME_BOUND:
         raise CheckFailed(
             f"'{source.name}' was rescaled to a product bound of {plan.bound:g}, and has "
@@ -70,7 +70,7 @@ def apply(source: LoadedModel, proto: Any, plan: Rescaling) -> Any:
         ModelError: The network cannot be rescaled.
         LookupError: A tensor of the plan is not there.
     """
-    fresh = model_io.load(proto, source.base_dir)
+    fresh = model_io.reload(source, proto)
     network = read_network(fresh, plan.scores)
     by_name = {value.name: value for value in network.groups.values()}
     exponents = {by_name[name]: k for name, k in plan.exponents.items()}

@@ -477,3 +477,13 @@ def test_certify_agrees_with_the_head(kind: str, path: Path) -> None:
     flags = answers.argmax(axis=1) != 3 if kind == "logit" else answers
     assert 0.1 < flags.mean() < 0.9
     np.testing.assert_array_equal(found.model.radii_l2 > 0.05, flags)
+
+
+@pytest.mark.parametrize("what", ["lipschitz", "abstain"])
+def test_a_model_without_a_bound_is_named_by_its_file(what: str, tmp_path: Path) -> None:
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[N,1,5,5] x) => (float[N,25] y) '
+        "{ m = MatMul(x, x) y = Flatten(m) }"
+    )
+    with pytest.raises(ModelError, match=r"'model.onnx' (has no Lip|cannot be res).*MatMul"):
+        lipcompile.harden(write(proto, tmp_path), scan=GREY, **{what: 1.0})  # type: ignore[arg-type]

@@ -15,7 +15,9 @@ from lipcompile.labelled import Normalisation
 from lipcompile.model_io import LoadedModel
 from lipcompile.ops import STANDARD_DOMAINS
 
-SMOOTHING = "use --method smoothing, which treats the model as a black box"
+SMOOTHING = (
+    "use 'lipcompile certify --method smoothing', which treats the model as a black box"
+)
 _FLOATS = ("float32", "float64")
 
 
