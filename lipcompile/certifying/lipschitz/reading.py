@@ -16,7 +16,9 @@ from lipcompile.labelled import Normalisation
 from lipcompile.model_io import LoadedModel
 from lipcompile.ops import RANDOM, STANDARD_DOMAINS
 
-SMOOTHING = "use --method smoothing, which treats the model as a black box"
+SMOOTHING = (
+    "use 'lipcompile certify --method smoothing', which treats the model as a black box"
+)
 _FLOATS = ("float32", "float64")
 # Whose operands may all depend on the image; of CastLike, only the type of the second counts.
 _SEVERAL = frozenset(
