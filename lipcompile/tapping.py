@@ -13,7 +13,7 @@ from lipcompile import model_io, runtime
 from lipcompile.model_io import LoadedModel
 from lipcompile.ops import MARK
 from lipcompile.runtime import RuntimeOptions, Session
-from lipcompile.scores import final_softmax
+from lipcompile.scores import logits_name
 
 _TAP = f"{MARK}.verify/logits"
 
@@ -88,10 +88,3 @@ class TappedScores:
 def _rows(scores: np.ndarray) -> np.ndarray:
     wide = np.asarray(scores, np.float64)
     return wide.reshape(len(wide), -1)
-
-
-def logits_name(model: ir.Model, scores: str) -> str:
-    """What a Softmax or LogSoftmax that ends in `scores` reads, else `scores`."""
-    node = final_softmax(model, scores)
-    value = node.inputs[0] if node is not None else None
-    return scores if value is None else value.name or scores

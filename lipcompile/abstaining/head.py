@@ -22,9 +22,8 @@ from lipcompile.abstaining.options import AbstainOptions, Kind
 from lipcompile.errors import ModelError, OptionError
 from lipcompile.labelled.pixel_domain import PixelDomain
 from lipcompile.model_io import LoadedModel
-from lipcompile.scores import final_softmax, score_output
+from lipcompile.scores import final_softmax, logits_name, score_output
 from lipcompile.signature import TensorSpec
-from lipcompile.tapping import logits_name
 
 if TYPE_CHECKING:
     from lipcompile.certifying.lipschitz.bounds import LipschitzBounds
