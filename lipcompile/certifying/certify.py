@@ -155,6 +155,11 @@ def _check(
         raise OptionError(
             f"eps = {eps} and the radius {smoothing.radius:g} of the test differ: give one"
         )
+    if smoothing is not None and smoothing.procedure == "predict" and eps is not None:
+        raise OptionError(
+            f"procedure predict names classes and certifies no radius: leave --eps {eps:g} "
+            "out, or use procedure certify or test"
+        )
     if gate is not None and eps is None:
         raise OptionError(
             "--min-certified-accuracy is about a radius, and none is named: add --eps"
@@ -218,7 +223,7 @@ class _Ask:
         found = logits.argmax(axis=1)
         radii = radii_l2(logits, bounds, images.pixels[0].size)
         right = found == images.labels
-        chance = near_chance(right, logits.shape[1])
+        chance = near_chance(right, logits.shape[1], "the model")
         notes = (*bounds.notes, *([] if chance is None else [chance]))
         return _certificates(model, found, right, radii, bounds=bounds, notes=notes)
 

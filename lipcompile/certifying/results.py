@@ -62,10 +62,9 @@ class ModelCertificates:
     def curve(self) -> list[tuple[float, float]]:
         """Certified accuracy where it falls: (radius, share certified up to it), ascending."""
         radii = np.sort(self.radii_l2[self.right & (self.radii_l2 > 0)])
-        n = len(self.right)
-        return [
-            (float(r), (len(radii) - i) / n) for i, r in enumerate(radii) if r not in radii[:i]
-        ]
+        steps, first = np.unique(radii, return_index=True)
+        shares = (len(radii) - first) / len(self.right)
+        return list(zip(steps.tolist(), shares.tolist(), strict=True))
 
     def to_json(self, eps: float | None) -> dict[str, Any]:
         content: dict[str, Any] = {
