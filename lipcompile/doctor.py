@@ -27,6 +27,7 @@ EXTRAS = {
     "cpu": ("onnxruntime",),
     "gpu": ("onnxruntime-gpu",),
     "audit": ("torch", "scipy", "pyautoattack"),
+    "certify": ("scipy",),
     "graphsurgeon": ("onnx-graphsurgeon",),
     "ray": ("ray",),
     "arrow": ("pyarrow",),

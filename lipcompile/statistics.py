@@ -47,9 +47,7 @@ def lower_limit(successes: int, n: int, alpha: float) -> float:
     return float(quantile) * (1 - 1e-12)
 
 
-def near_chance(
-    right: np.ndarray, classes: int, who: str = "the original"
-) -> str | None:
+def near_chance(right: np.ndarray, classes: int, who: str = "the original") -> str | None:
     """A note for readers, where guessing may explain how often a classifier was right.
 
     Args:

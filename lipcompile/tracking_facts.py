@@ -176,9 +176,7 @@ def _certify(facts: Facts, certify: dict[str, Any]) -> None:
         bounds = _at(one, "bounds.by_method")
         for method, bound in bounds.items() if isinstance(bounds, dict) else ():
             facts.set_metric(f"certify.lipschitz_bound.{role}.{method}", bound)
-        facts.set_metric(
-            f"certify.largest_pair_bound.{role}", _at(one, "bounds.largest_pair")
-        )
+        facts.set_metric(f"certify.largest_pair_bound.{role}", _at(one, "bounds.largest_pair"))
     _difference(facts, "certify.certified_difference", _at(certify, "difference"))
 
 

@@ -22,7 +22,7 @@ from lipcompile.certifying.options import Method, check_method, parse_radius
 from lipcompile.certifying.results import CertifyResult, ModelCertificates
 from lipcompile.certifying.smoothing.options import SmoothingOptions
 from lipcompile.certifying.smoothing.run import smooth
-from lipcompile.errors import ModelError, OptionError
+from lipcompile.errors import ModelError, OptionError, OutputError
 from lipcompile.gates import Gates
 from lipcompile.labelled import LabelledImages, open_labelled
 from lipcompile.model_io import LoadedModel
@@ -93,6 +93,7 @@ def certify(
     radius = parse_radius(eps)
     gates = Gates(min_certified_accuracy=min_certified_accuracy)
     _check(method, norm, radius, smoothing, min_certified_accuracy)
+    _check_batch(batch_size)
     loaded = [model_io.load(one) for one in (original, model) if one is not None]
     _check_alike(loaded)
     images = data
@@ -164,6 +165,11 @@ def _check(
         raise OptionError(
             "--min-certified-accuracy is about a radius, and none is named: add --eps"
         )
+
+
+def _check_batch(batch: int | None) -> None:
+    if batch is not None and batch < 1:
+        raise OptionError(f"--batch-size {batch} is out of range: it must be at least 1")
 
 
 def _check_alike(loaded: list[LoadedModel]) -> None:
@@ -247,7 +253,13 @@ class _Ask:
     def _journal(self, model: LoadedModel) -> Path | None:
         if self.journal is None:
             return None
-        self.journal.mkdir(parents=True, exist_ok=True)
+        try:
+            self.journal.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"the journal folder '{self.journal}' cannot be made ({error.strerror}): name "
+                "another with --journal"
+            ) from error
         return self.journal / f"{model.digest.removeprefix('sha256:')[:40]}.json"
 
     def _tell(self, line: str) -> None:

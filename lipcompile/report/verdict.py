@@ -201,13 +201,13 @@ _OF_BOUNDS = (
     "computes in floating point, and its rounding is not covered."
 )
 _OF_SMOOTHING = (
-    "Certificates by randomized smoothing are about the smoothed model, which votes over noisy "
-    "copies of an image; the deployed file alone has none of them. Each image's holds with "
-    "probability 1 - alpha, so of many some are expected to be wrong."
+    "Certificates by randomized smoothing are about the smoothed model, which votes over "
+    "noisy copies of an image; the deployed file alone has none of them. Each image's holds "
+    "with probability 1 - alpha, so of many some are expected to be wrong."
 )
 _OF_CERTIFICATES = (
-    "Certified radii are l2 radii in pixels of [0, 1]. They say nothing about other changes of "
-    "an image, such as larger, rotated or blurred ones.",
+    "Certified radii are l2 radii in pixels of [0, 1]. They say nothing about other changes "
+    "of an image, such as larger, rotated or blurred ones.",
     "An image without a certificate is not shown to be breakable: certified accuracy is a "
     "lower bound. A larger certified radius is no proof of resistance to attacks beyond it.",
 )

@@ -62,7 +62,10 @@ def certified(name: str, digest: str, scale: float, eps: float | None, n: int) -
     """Every fifth image is wrong; the radii are `scale` times 0 to 0.5."""
     right = [int(i % 5 > 0) for i in range(n)]
     radii = [round(scale * 0.5 * ((i * 7) % n) / n, 9) for i in range(n)]
-    held = [r and radius > 0 and radius >= (eps or 0) for r, radius in zip(right, radii, strict=True)]
+    held = [
+        r and radius > 0 and radius >= (eps or 0)
+        for r, radius in zip(right, radii, strict=True)
+    ]
     return {
         "name": name,
         "digest": digest,

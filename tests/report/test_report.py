@@ -103,9 +103,13 @@ def test_the_audit_inside_a_sweep_fills_the_sections_of_an_audit() -> None:
 
 def test_sections_of_missing_results_are_absent() -> None:
     keys = {one.key for one in only("audit", made.audit()).sections()}
-    assert keys.isdisjoint({"certificates", "sweep", "suppressed", "singular", "thresholds", "verification"})
+    assert keys.isdisjoint(
+        {"certificates", "sweep", "suppressed", "singular", "thresholds", "verification"}
+    )
     everything = [one.key for one in Report(made.everything()).sections()]
-    order = "compared numbers sweep suppressed singular thresholds robustness masking certificates"
+    order = (
+        "compared numbers sweep suppressed singular thresholds robustness masking certificates"
+    )
     assert everything == [
         *order.split(),
         *("latency", "verification", "provenance", "notes"),

@@ -38,17 +38,15 @@ def certificates(evidence: Evidence) -> Section | None:
     if certify["smoothing"]:
         blocks.append(Facts(tuple(_settings(certify["smoothing"]))))
     rows = tuple(_rows(certify, models))
-    blocks.append(
-        Table(("certified", *models), rows, frozenset(range(1, 1 + len(models))))
-    )
+    blocks.append(Table(("certified", *models), rows, frozenset(range(1, 1 + len(models)))))
     return Section("certificates", "Certificates", tuple(blocks))
 
 
 def _probable(smoothing: Content) -> str:
     sure = quantity(1 - smoothing["alpha"])
     return (
-        f"The classes are those of the smoothed model: the vote of the model over copies of an "
-        f"image with Gaussian noise of sigma = {quantity(smoothing['sigma'])}. Within its "
+        "The classes are those of the smoothed model: the vote of the model over copies of "
+        f"an image with Gaussian noise of sigma = {quantity(smoothing['sigma'])}. Within its "
         f"radius no perturbation changes that class, for each image with probability {sure}."
     )
 

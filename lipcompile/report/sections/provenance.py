@@ -52,8 +52,9 @@ def _models(evidence: Evidence) -> Iterator[tuple[str, str]]:
         or certified.get("hardened", {}).get("digest")
     )
     named = evidence.certified_alone is None or "original" in certified
-    yield f"original: {evidence.original_name}" if named else "original", str(
-        original or MISSING
+    yield (
+        f"original: {evidence.original_name}" if named else "original",
+        str(original or MISSING),
     )
     if hardened:
         yield f"hardened: {evidence.hardened_name or MISSING}", str(hardened)
