@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,9 +17,9 @@ from lipcompile.model_io import LoadedModel
 from lipcompile.passes.lift_batch import lift_batch
 from lipcompile.runtime import RuntimeOptions, open_session
 
-_VALUES = 1 << 20  # in the noise of one run on the CPU: larger ones leave the cache
+_VALUES = 1 << 16  # in the noise of one run on the CPU: what follows should stay in its cache
 _LEAST_ROWS, _MOST_ROWS = 8, 64
-_ON_A_DEVICE = 8  # times as many rows
+_ON_A_DEVICE = 16  # times as many rows
 _TRIED = 4  # rows that are compared with the model run on each alone
 _TRY_SIGMA = 0.5  # in pixel units: rows far apart, so that one that sees another is noticed
 _SAME = 1e-3  # of the largest score
@@ -86,7 +85,8 @@ def _tries(model: LoadedModel, wanted: int, least: int) -> Iterator[tuple[Any, i
 
 
 def _rows_for(values: int, options: RuntimeOptions) -> int:
-    rows = min(max(1 << int(math.log2(_VALUES / values)), _LEAST_ROWS), _MOST_ROWS)
+    rows = 1 << max((_VALUES // values).bit_length() - 1, 0)
+    rows = min(max(rows, _LEAST_ROWS), _MOST_ROWS)
     return rows if options.providers[0].lower().startswith("cpu") else rows * _ON_A_DEVICE
 
 

@@ -29,7 +29,7 @@ from lipcompile.text import count
 Notify = Callable[[str], None]
 _SECONDS = 10.0  # between lines about the progress of one image
 _MOST_WORKERS = 16
-_LEAST_WORKERS_ON_A_DEVICE = 2  # one makes noise while the other one's runs
+_MOST_WORKERS_ON_A_DEVICE = 8  # each holds a batch there; at least one makes noise meanwhile
 
 
 def smooth(
@@ -173,7 +173,7 @@ def _workers(runtime: RuntimeOptions) -> int:
     """How many batches run side by side; 0 for one after the other in this thread."""
     workers = runtime.threads or min(cores(), _MOST_WORKERS)
     if not runtime.providers[0].lower().startswith("cpu"):
-        return max(workers, _LEAST_WORKERS_ON_A_DEVICE)
+        return min(max(workers, 2), _MOST_WORKERS_ON_A_DEVICE)
     return workers if workers > 1 else 0
 
 
