@@ -9,7 +9,7 @@ from lipcompile.certifying.lipschitz import operators  # noqa: F401  (fills the 
 from lipcompile.certifying.lipschitz.maps import Scale
 from lipcompile.certifying.lipschitz.network import Grid, Network, Step, pruned
 from lipcompile.certifying.lipschitz.reader import OPERATORS, Reader, Refused, label
-from lipcompile.certifying.lipschitz.tracing import Trace, trace
+from lipcompile.certifying.lipschitz.tracing import trace
 from lipcompile.errors import ModelError
 from lipcompile.labelled import Normalisation
 from lipcompile.model_io import LoadedModel
@@ -80,7 +80,7 @@ def _pixels(reader: Reader, normalisation: Normalisation, dims: tuple[int, int, 
 def _read(reader: Reader, node: ir.Node) -> None:
     """Adds the node's steps; where it has none, its outputs carry the reason."""
     try:
-        _check(reader.trace, node)
+        _check(reader, node)
         made = OPERATORS[node.op_type](reader, node)
     except Refused as refused:
         text = str(refused)
@@ -92,12 +92,15 @@ def _read(reader: Reader, node: ir.Node) -> None:
     reader.known |= dict(zip(node.outputs, found, strict=False))
 
 
-def _check(traced: Trace, node: ir.Node) -> None:
+def _check(reader: Reader, node: ir.Node) -> None:
     for value in node.outputs:
-        dtype = traced.dtypes.get(value)
+        dtype = reader.trace.dtypes.get(value)
         if dtype is not None and dtype not in _FLOATS:
             raise Refused(_narrow(node, dtype))
     if node.domain not in STANDARD_DOMAINS or node.op_type not in OPERATORS:
+        for given in filter(None, node.inputs):
+            if isinstance(reason := reader.known.get(given), str):
+                raise Refused(reason)  # what went wrong first is what to tell
         name = node.op_type if node.domain in STANDARD_DOMAINS else f"{node.domain} operator"
         raise Refused(f"is a {name}, for which no bound is known here")
 
