@@ -55,10 +55,8 @@ KINDS = ("one", "two", "certify", "predict", "test")
 
 
 def made(right: list[bool], radii: list[float]) -> ModelCertificates:
-    labels = np.zeros(len(right), np.int64)
-    return ModelCertificates(
-        "m.onnx", "sha256:0", None, labels, np.array(right), np.array(radii)
-    )
+    arrays = np.zeros(len(right), np.int64), np.array(right), np.array(radii)
+    return ModelCertificates("m.onnx", "sha256:0", None, *arrays)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -97,7 +95,7 @@ def test_csv_has_a_row_per_image_and_model(
     results: dict[str, CertifyResult], tmp_path: Path
 ) -> None:
     results["two"].save_csv(tmp_path / "radii.csv")
-    rows = list(csv.DictReader((tmp_path / "radii.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "radii.csv").read_text().splitlines()))
     assert len(rows) == 48
     assert [row["model"] for row in rows[:24]] == ["original"] * 24
     model = results["two"].model
@@ -111,7 +109,7 @@ def test_an_abstention_is_an_empty_class(
 ) -> None:
     unsure = replace(results["certify"].model, labels=np.full(8, -1))
     replace(results["certify"], model=unsure).save_csv(tmp_path / "radii.csv")
-    rows = list(csv.DictReader((tmp_path / "radii.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "radii.csv").read_text().splitlines()))
     assert {row["class"] for row in rows} == {""}
 
 
