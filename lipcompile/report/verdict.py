@@ -20,8 +20,8 @@ _NOT_ATTACKED = (
     "costs, not what it brings."
 )
 _ONLY_CERTIFIED = (
-    "No attack was run: what holds beyond the certificates is not known, and they are no "
-    "measurement of robustness."
+    "No attack was run: what holds beyond the certificates is not known, and more certified "
+    "images do not show a model that is harder to attack."
 )
 _TONES: dict[str, Tone] = {
     "improved": "good",

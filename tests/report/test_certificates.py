@@ -116,6 +116,7 @@ def test_the_table_of_bounds() -> None:
 
 def test_the_table_of_votes() -> None:
     found = rows(made.smoothed())
+    assert found["a class is claimed, and right"] == ["80.00 %", "80.00 %"]
     assert found["noisy images"] == ["44,000", "44,000"]
     assert found["images: abstained"] == ["10", "10"]
     assert "largest bound of a pair" not in found

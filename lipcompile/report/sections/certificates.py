@@ -107,7 +107,9 @@ def _settings(smoothing: Content) -> Iterator[tuple[str, str]]:
 
 def _rows(certify: Content, models: dict[str, Content]) -> Iterator[Row]:
     found = list(models.values())
-    yield "accuracy", *(_share(one["accuracy"]) for one in found)
+    smoothed = certify["method"] == "smoothing"
+    right = "a class is claimed, and right" if smoothed else "accuracy"
+    yield right, *(_share(one["accuracy"]) for one in found)
     if certify["eps"] is not None:
         where = f"certified at l2 {quantity(certify['eps'])}"
         yield where, *(_share(one["certified"]) for one in found)
