@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lipcompile.version import __version__
 
 if TYPE_CHECKING:
+    from lipcompile.abstaining.options import AbstainOptions as AbstainOptions
     from lipcompile.auditing.audit import audit as audit
     from lipcompile.auditing.results import AuditResult as AuditResult
     from lipcompile.calibration.calibrate import calibrate as calibrate
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from lipcompile.forged import make_form as make_form
     from lipcompile.inspection import Inspection as Inspection
     from lipcompile.inspection import inspect as inspect
+    from lipcompile.rescaling.options import LipschitzOptions as LipschitzOptions
     from lipcompile.results import HardenResult as HardenResult
     from lipcompile.runtime import RuntimeOptions as RuntimeOptions
     from lipcompile.sites import Selector as Selector
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from lipcompile.verifying.verify import verify as verify
 
 _HOMES = {
+    "AbstainOptions": "lipcompile.abstaining.options",
     "AuditResult": "lipcompile.auditing.results",
     "CalibrationTable": "lipcompile.calibration.table",
     "CertifyResult": "lipcompile.certifying.results",
@@ -55,6 +58,7 @@ _HOMES = {
     "HardenResult": "lipcompile.results",
     "Inspection": "lipcompile.inspection",
     "LipCompileError": "lipcompile.errors",
+    "LipschitzOptions": "lipcompile.rescaling.options",
     "Preprocess": "lipcompile.calibration.preprocess.transform",
     "RuntimeOptions": "lipcompile.runtime",
     "ScanOptions": "lipcompile.calibration.options",

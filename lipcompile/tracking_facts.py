@@ -118,6 +118,8 @@ def _settings(facts: Facts, by_kind: Mapping[Kind, dict[str, Any]]) -> None:
     source = by_kind.get("harden") or chosen or by_kind.get("verify") or {}
     for key in ("variant", "c_r", "c_r_by_layer", "ensemble"):
         facts.set_param(key, _at(source, key))
+    for key, path in {"lipschitz": "lipschitz.bound", "abstain": "abstain.eps"}.items():
+        facts.set_param(key, _at(source, path))
     form = _at(source, "form")
     for key, value in form.items() if isinstance(form, dict) else ():
         facts.set_param("form" if key == "name" else f"form.{key}", value)

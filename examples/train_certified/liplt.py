@@ -1,7 +1,7 @@
 """LipLT of a chain, differentiable: an estimate for training, never a certificate.
 
 The network is y_0 = W_0 x, y_i = W_i relu(y_{i-1}) (biases do not matter). With slopes in
-[0, 1], relu = id/2 + |.|/2, which arXiv 2310.00116 (section 4) unrolls to a bound of
+[0, 1], relu = id/2 + |.|/2, which arXiv 2310.00116 unrolls to a bound of
 the Lipschitz constant m_i of y_i:
 
     m_i = 2^-i ||W_i ... W_0|| + sum_{j=0}^{i-1} 2^-(j+1) ||W_i ... W_{i-j}|| m_{i-1-j}
@@ -92,8 +92,9 @@ class LipLT:
         with torch.no_grad():
             v = self._vectors.get((first, last))
             if v is None:
-                shape = (1, *part[0][0].inputs)
-                v, steps = torch.randn(shape, generator=self._generator), FIRST_STEPS + steps
+                shape, dtype = (1, *part[0][0].inputs), part[0][1].dtype
+                v = torch.randn(shape, generator=self._generator, dtype=dtype)
+                steps += FIRST_STEPS
             for _ in range(steps):
                 for layer, weight in part:
                     v = apply(layer, weight, v)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lipcompile import model_io
+from lipcompile.abstaining.wrapping import take_off
 from lipcompile.calibration.preprocess.transform import Preprocess
 from lipcompile.certifying.lipschitz.bounds import lipschitz_bounds
 from lipcompile.certifying.lipschitz.margins import radii_l2, read_logits
@@ -94,7 +95,8 @@ def certify(
     gates = Gates(min_certified_accuracy=min_certified_accuracy)
     _check(method, norm, radius, smoothing, min_certified_accuracy)
     _check_batch(batch_size)
-    loaded = [model_io.load(one) for one in (original, model) if one is not None]
+    given = [model_io.load(one) for one in (original, model) if one is not None]
+    loaded = [take_off(one)[0] for one in given]  # an abstain head is no class
     _check_alike(loaded)
     images = data
     if not isinstance(images, LabelledImages):

@@ -167,6 +167,28 @@ def test_planted_wrong_formula_is_caught(
     assert largest_gap(bound.pairwise(steps=200), exact) > 0.05
 
 
+def test_gradient_is_that_of_finite_differences(example: Modules, tmp_path: Path) -> None:
+    path = random_network(example, tmp_path / "model.onnx", 0)
+    layers = example["network"].layers_of(onnx.load(path))
+    view = torch_view(path, precision=torch.float64)
+    bound = example["liplt"].LipLT(view, layers)
+    weights = [weight for _, weight in bound.chain]
+    gradients = torch.autograd.grad(bound.pairwise(steps=200).sum(), weights)
+    generator = torch.Generator().manual_seed(0)
+    for weight, gradient in zip(weights, gradients, strict=True):
+        way = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+        ends = []
+        for step in (1e-4, -2e-4):
+            with torch.no_grad():
+                weight.add_(step * way)
+                ends.append(float(bound.pairwise(steps=200).sum()))
+        with torch.no_grad():
+            weight.add_(1e-4 * way)
+        assert float((gradient * way).sum()) == pytest.approx(
+            (ends[0] - ends[1]) / 2e-4, rel=1e-3, abs=1e-3
+        )
+
+
 def test_warm_vectors_follow_the_weights(example: Modules, tmp_path: Path) -> None:
     path = random_network(example, tmp_path / "model.onnx", 0)
     bound = bound_of(example, path)

@@ -6,12 +6,12 @@ import numpy as np
 
 from lipcompile import model_io
 from lipcompile.certifying.lipschitz.bounds import LipschitzBounds
-from lipcompile.certifying.lipschitz.tracing import logits_of
 from lipcompile.errors import ModelError, NonFiniteError, RunFailure
 from lipcompile.labelled import LabelledImages
 from lipcompile.labelled.classifier import Classifier
 from lipcompile.model_io import LoadedModel
 from lipcompile.runtime import RuntimeOptions, open_session
+from lipcompile.scores import logits_name, score_output
 
 _TRIED = 4  # images that are run alone and together
 _SAME = 1e-3  # of the largest logit
@@ -33,7 +33,7 @@ def read_logits(
             function of one image.
         NonFiniteError: They are NaN or infinite.
     """
-    name = logits_of(model, scores)
+    name = logits_name(model.graph_ir, score_output(model, scores).name)
     content = model.path or model_io.serialize(model.proto)
     if name not in {spec.name for spec in model.outputs}:
         content = model_io.with_outputs(model.proto, [name])

@@ -27,6 +27,11 @@ class Grid:
     spatial: tuple[int, ...]
     masked: bool
 
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The axis of the channels, then those of the places in the order of the torus."""
+        return (self.channel, *self.spatial)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Step:

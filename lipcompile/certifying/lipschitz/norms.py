@@ -66,6 +66,8 @@ def top_eigenvalue(matrix: np.ndarray) -> float:
     m * 2^-52 times the guess. Where it does not, the guess is raised. That takes a quarter of
     the time.
     """
+    if not np.isfinite(matrix).all():
+        return np.inf
     if len(matrix) <= _SMALL:
         return (
             outwards(max(float(np.linalg.eigvalsh(matrix)[-1]), 0.0)) if len(matrix) else 0.0
@@ -113,9 +115,11 @@ def largest_norm(grams: np.ndarray, floor: float = 0.0) -> float:
     if not grams.size:
         return floor
     # Only what is left out rests on these numbers, with a margin of their own precision.
-    powers = grams.astype(np.complex64 if np.iscomplexobj(grams) else np.float32)
     scale = np.maximum(np.einsum("fii->f", grams).real, _LEAST)
-    powers /= scale[:, None, None]
+    if not np.isfinite(scale).all():
+        return np.inf
+    single = np.complex64 if np.iscomplexobj(grams) else np.float32
+    powers = (grams / scale[:, None, None]).astype(single)
     left, best = np.arange(len(grams)), floor
     for squarings in range(_SQUARINGS + 1):
         limits = np.sqrt(scale[left] * _norms(powers) ** (0.5**squarings)) * (1 + _ROUGH)

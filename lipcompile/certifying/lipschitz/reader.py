@@ -87,6 +87,8 @@ class Reader:
         found = self.constant(node, index)
         if found is None:
             raise Refused(f"lacks its operand {index}")
+        if not np.isfinite(found).all():
+            raise Refused(f"has NaN or infinity in its operand {index}")
         return found.astype(np.float64)
 
     def integers(self, node: ir.Node, index: int) -> list[int]:
@@ -173,7 +175,7 @@ class Reader:
         """A convolution, behind what makes its argument one on a torus."""
         before = self.steps[source]
         wanted = channels_first(before.shape)
-        if before.grid is None or before.grid.channel != 1:
+        if before.grid is None or before.grid.axes != wanted.axes:
             source = self.linear(node, source, Reshape(before.shape, before.shape), wanted)
         elif kernel.reads_outside and not before.grid.masked:
             source = self.add(Step("mask", before.label, before.shape, (source,), wanted))

@@ -11,12 +11,22 @@ from lipcompile.certifying.lipschitz.network import Grid, Network, Step, pruned
 from lipcompile.certifying.lipschitz.reader import OPERATORS, Reader, Refused, label
 from lipcompile.certifying.lipschitz.tracing import trace
 from lipcompile.errors import ModelError
+from lipcompile.graph_walks import inner_nodes
 from lipcompile.labelled import Normalisation
 from lipcompile.model_io import LoadedModel
-from lipcompile.ops import STANDARD_DOMAINS
+from lipcompile.ops import RANDOM, STANDARD_DOMAINS
 
-SMOOTHING = "use --method smoothing, which treats the model as a black box"
+SMOOTHING = (
+    "use 'lipcompile certify --method smoothing', which treats the model as a black box"
+)
 _FLOATS = ("float32", "float64")
+# Whose operands may all depend on the image; of CastLike, only the type of the second counts.
+_SEVERAL = frozenset(
+    {
+        *("Add", "Sum", "Mean", "Sub", "Mul", "Div", "Max", "Min", "Concat"),
+        *("MatMul", "Gemm", "Where", "CastLike"),
+    }
+)
 
 
 def read_network(
@@ -50,6 +60,8 @@ def read_network(
     for node in traced.nodes:
         if any(map(reader.is_data, node.outputs)):
             _read(reader, node)
+        elif reason := _not_constant(reader, node):
+            raise ModelError(f"'{model.name}' has no Lipschitz bound: {reason}: {SMOOTHING}")
     last = reader.known[traced.logits]
     if isinstance(last, str):
         raise ModelError(f"'{model.name}' has no Lipschitz bound: {last}: {SMOOTHING}")
@@ -82,14 +94,35 @@ def _read(reader: Reader, node: ir.Node) -> None:
     try:
         _check(reader, node)
         made = OPERATORS[node.op_type](reader, node)
+        found = made if isinstance(made, list) else [made]
+        _compare(reader, node, found)
     except Refused as refused:
         text = str(refused)
         # The reason of an earlier node is passed on as it is.
         named = text if text.startswith("node ") else f"node {label(node)} {text}"
         reader.known |= dict.fromkeys(node.outputs, named)
         return
-    found = made if isinstance(made, list) else [made]
     reader.known |= dict(zip(node.outputs, found, strict=False))
+
+
+def _not_constant(reader: Reader, node: ir.Node) -> str | None:
+    """Why the result of a node without the image among its operands differs all the same."""
+    drawn = [one.op_type for one in (node, *inner_nodes(node)) if one.op_type in RANDOM]
+    if drawn:
+        return f"node {label(node)} draws random numbers ({drawn[0]})"
+    for value in node.inputs:
+        # The shape of a tensor whose operator is not known may depend on what is in it.
+        if value is not None and isinstance(known := reader.known.get(value), str):
+            return known
+    return None
+
+
+def _compare(reader: Reader, node: ir.Node, found: list[int]) -> None:
+    """The shapes that a node's steps have with those that were seen."""
+    for value, step in zip(node.outputs, found, strict=False):
+        shape, seen = reader.steps[step].shape, reader.trace.shapes.get(value)
+        if seen not in (None, shape):
+            raise Refused(f"gave a tensor of shape {seen}, where {shape} was expected")
 
 
 def _check(reader: Reader, node: ir.Node) -> None:
@@ -98,16 +131,18 @@ def _check(reader: Reader, node: ir.Node) -> None:
         if dtype is not None and dtype not in _FLOATS:
             raise Refused(_narrow(node, dtype))
     if node.domain not in STANDARD_DOMAINS or node.op_type not in OPERATORS:
-        for given in filter(None, node.inputs):
-            if isinstance(reason := reader.known.get(given), str):
-                raise Refused(reason)  # what went wrong first is what to tell
+        for operand in filter(reader.is_data, node.inputs):
+            reader.step_of(operand)  # what stands in the way already comes first
         name = node.op_type if node.domain in STANDARD_DOMAINS else f"{node.domain} operator"
         raise Refused(f"is a {name}, for which no bound is known here")
+    if node.op_type not in _SEVERAL:
+        for index in range(1, len(node.inputs)):
+            reader.constant(node, index)
 
 
 def _narrow(node: ir.Node, dtype: str) -> str:
-    if node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear"):
-        return "rounds to integers, and a step has no finite slope"
+    if "int" in dtype:
+        return f"rounds to {dtype}, as quantised models do, and a step has no finite slope"
     if dtype in ("float16", "bfloat16"):
         return (
             f"computes in {dtype}, whose rounding errors are as large as what certificates "

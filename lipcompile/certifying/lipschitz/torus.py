@@ -63,7 +63,7 @@ def _changes_grid(step: Step, source: Step) -> bool:
     if not isinstance(step.map, Reshape):
         return False
     assert step.grid is not None and source.grid is not None
-    return (step.grid.channel, step.grid.spatial) != (source.grid.channel, source.grid.spatial)
+    return step.grid.axes != source.grid.axes
 
 
 def _edges(network: Network) -> Mapping[int, list[tuple[int, Shape, bool]]]:

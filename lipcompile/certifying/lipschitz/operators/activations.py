@@ -49,6 +49,8 @@ def leaky_relu(reader: Reader, node: ir.Node) -> int:
 def elu(reader: Reader, node: ir.Node) -> int:
     """alpha * (exp(x) - 1) below 0, of which Celu divides x by alpha first."""
     if node.op_type == "Celu":
+        if not number(node, "alpha", 1.0) > 0:
+            raise Refused("grows without a bound of its slope, since its alpha is not above 0")
         return _between(reader, node, 0.0, 1.0)
     if node.op_type == "Elu":
         return _between(reader, node, 0.0, 1.0, number(node, "alpha", 1.0))
@@ -76,14 +78,16 @@ def prelu(reader: Reader, node: ir.Node) -> int:
 
 @operator("ThresholdedRelu")
 def thresholded_relu(reader: Reader, node: ir.Node) -> int:
-    if number(node, "alpha", 1.0) > 0:
+    if number(node, "alpha", 1.0) != 0:
         raise Refused("jumps at its threshold, as the form hard does, and has no slope")
     return _between(reader, node, 0.0, 1.0)
 
 
 @operator("Shrink")
 def shrink(reader: Reader, node: ir.Node) -> int:
-    if number(node, "bias", 0.0) != number(node, "lambd", 0.5):
+    lambd = number(node, "lambd", 0.5)
+    # Below 0 its first case holds up to |lambd|, and its second one jumps from there.
+    if number(node, "bias", 0.0) != lambd or lambd < 0:
         raise Refused("jumps at its threshold, as the form hard does, and has no slope")
     return _between(reader, node, 0.0, 1.0)
 

@@ -37,6 +37,8 @@ def conv_transpose(reader: Reader, node: ir.Node) -> int:
     before, after = reader.steps[source].shape, reader.shape(node)
     if text(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         raise Refused("pads automatically")
+    if integers(node, "output_shape"):
+        raise Refused("pads as its output_shape needs it")
     strides, dilations = spatial(node, "strides", before), spatial(node, "dilations", before)
     pads = tuple(integers(node, "pads") or [0] * 2 * len(strides))[: len(strides)]
     groups = integer(node, "group", 1)

@@ -45,7 +45,7 @@ def multiply(reader: Reader, node: ir.Node) -> int:
         gate = gate_of(reader, node)
         if gate is None:
             raise Refused("multiplies two activations, and grows without a bound of its slope")
-        return reader.slope(node, reader.step_of(gate.argument), gate.low, gate.high)
+        return reader.slope(node, _spread(reader, node, gate.argument), gate.low, gate.high)
     index = 1 if reader.is_data(first) else 0
     step = _spread(reader, node, first if index else second)
     return _scaled(reader, node, step, reader.need(node, index))
@@ -91,10 +91,7 @@ def shared_grid(steps: list[Step]) -> Grid | None:
     """The grid of a combination of steps, where all of them lie on one."""
     grids = [step.grid for step in steps]
     first = grids[0]
-    if first is None or any(
-        grid is None or (grid.channel, grid.spatial) != (first.channel, first.spatial)
-        for grid in grids
-    ):
+    if first is None or any(grid is None or grid.axes != first.axes for grid in grids):
         return None
     masked = all(grid.masked for grid in grids if grid is not None)
     return Grid(first.channel, first.spatial, masked)

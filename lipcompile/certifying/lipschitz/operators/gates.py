@@ -69,6 +69,7 @@ def soft_threshold(reader: Reader, node: ir.Node) -> ir.Value | None:
     first, second = node.inputs
     clip = second.producer() if second is not None else None
     if clip is not None and clip.op_type == "Clip" and clip.inputs[0] is first:
+        reader.step_of(second)  # refused where the limits depend on the image
         return first
     return None
 
@@ -132,7 +133,8 @@ def _scalar(reader: Reader, value: ir.Value | None) -> float | None:
         array = value.const_value.numpy()
     if array is None or array.size == 0 or not (array == array.flat[0]).all():
         return None
-    return float(array.flat[0])
+    scalar = float(array.flat[0])
+    return scalar if math.isfinite(scalar) else None
 
 
 def _no_gate(reader: Reader, node: ir.Node, x: ir.Value) -> None:
@@ -166,7 +168,7 @@ def _sigmoid_slopes(q: float, side: int) -> tuple[float, float]:
     u = np.linspace(low, high, 400_001)
     s = 1 / (1 + np.exp(-np.clip(u + q, -700, 700)))
     h = s + u * s * (1 - s)
-    missed = (u[1] - u[0]) * (0.5 + np.abs(u).max() / 10) + 1e-12 * (1 + abs(q))
+    missed = float(u[1] - u[0]) * (0.5 + float(np.abs(u).max()) / 10) + 1e-12 * (1 + abs(q))
     # Beyond the grid h tends to 0 and 1; at u = 0 it is sigmoid(q).
     return min(0.0, float(h.min()) - missed), max(1.0, float(h.max()) + missed)
 

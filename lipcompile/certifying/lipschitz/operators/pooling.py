@@ -7,7 +7,7 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from lipcompile.attributes import integer, integers
+from lipcompile.attributes import integer, integers, text
 from lipcompile.certifying.lipschitz.convolution import Convolution
 from lipcompile.certifying.lipschitz.maps import Dense, Reduce
 from lipcompile.certifying.lipschitz.operators.affine import pads_before, spatial
@@ -35,7 +35,9 @@ def max_pool(reader: Reader, node: ir.Node) -> int:
 
 @operator("GlobalMaxPool", "ReduceMax", "ReduceMin")
 def whole_maximum(reader: Reader, node: ir.Node) -> int:
-    return reader.slope(node, reader.step_of(node.inputs[0]), -1.0, 1.0, reader.shape(node))
+    source = reader.step_of(node.inputs[0])
+    _axes(reader, node, len(reader.steps[source].shape))
+    return reader.slope(node, source, -1.0, 1.0, reader.shape(node))
 
 
 @operator("AveragePool")
@@ -48,6 +50,9 @@ def average_pool(reader: Reader, node: ir.Node) -> int:
     weight = np.full((before[1], 1, *kernel), 1 / math.prod(kernel))
     pool = Convolution(before, after, weight, strides, pads, dilations, before[1])
     behind = tuple(integers(node, "pads")[len(kernel) :]) or pads
+    if text(node, "auto_pad", "NOTSET").startswith("SAME"):
+        reached = zip(pool.last(), before[2:], strict=True)
+        behind = tuple(max(0, last + 1 - n) for last, n in reached)
     inside = all(
         last < n + p for last, n, p in zip(pool.last(), before[2:], behind, strict=True)
     )
@@ -82,8 +87,6 @@ def average(reader: Reader, node: ir.Node) -> int:
     before = reader.steps[source]
     rank = len(before.shape)
     axes = _axes(reader, node, rank)
-    if 0 in axes:
-        raise Refused("sums over the images of a batch")
     count = math.prod(before.shape[axis] for axis in axes)
     factor = 1.0 if node.op_type == "ReduceSum" else 1 / count
     reduced = Reduce(before.shape, reader.shape(node), axes, factor)
@@ -91,9 +94,17 @@ def average(reader: Reader, node: ir.Node) -> int:
 
 
 def _axes(reader: Reader, node: ir.Node, rank: int) -> tuple[int, ...]:
-    if node.op_type == "GlobalAveragePool":
+    """What is reduced.
+
+    Raises:
+        Refused: The batch is.
+    """
+    if node.op_type.startswith("Global"):
         return tuple(range(2, rank))
     axes = integers(node, "axes") or reader.integers(node, 1)
     if not axes and not integer(node, "noop_with_empty_axes", 0):
         axes = list(range(rank))
-    return tuple(axis % rank for axis in axes)
+    found = tuple(axis % rank for axis in axes)
+    if 0 in found:
+        raise Refused("reduces over the images of a batch")
+    return found

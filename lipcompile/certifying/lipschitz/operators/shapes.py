@@ -16,9 +16,17 @@ from lipcompile.certifying.lipschitz.operators.arithmetic import shared_grid
 from lipcompile.certifying.lipschitz.reader import Reader, Refused, label, operator
 
 
-@operator("Identity", "Dropout", "Cast", "CastLike")
+@operator("Identity", "Cast", "CastLike")
 def identity(reader: Reader, node: ir.Node) -> int:
-    """Dropout passes through at inference; casts to narrow types are refused by their type."""
+    """Casts to narrow types are refused by their type."""
+    return reader.step_of(node.inputs[0])
+
+
+@operator("Dropout")
+def dropout(reader: Reader, node: ir.Node) -> int:
+    training = reader.constant(node, 2)
+    if training is not None and training.any():
+        raise Refused("drops elements at random, also at inference")
     return reader.step_of(node.inputs[0])
 
 
@@ -128,7 +136,8 @@ def pad(reader: Reader, node: ir.Node) -> int:
     widths = [(0, 0)] * rank
     for i, axis in enumerate(places):
         widths[axis] = (listed[i], listed[i + len(listed) // 2])
-    if mode == "constant" and _is_spatial(before, after):
+    # Channels may be shifted as well: some in front, and as many taken away behind.
+    if mode == "constant" and not any(map(any, widths[:2])) and _is_spatial(before, after):
         starts = tuple(width[0] for width in widths[2:])
         return _resample(reader, node, source, after, (1,) * len(starts), starts)
     if min(min(width) for width in widths) < 0 or mode not in ("constant", "edge", "reflect"):
