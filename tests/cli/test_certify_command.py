@@ -187,4 +187,4 @@ def test_a_model_without_a_bound_is_refused_by_the_name_of_its_node(
     code, out, err = run(model=model)
     assert (code, out) == (2, "")
     assert f"error: '{model}' has no Lipschitz bound: node '{node}" in err
-    assert "use --method smoothing" in err
+    assert "certify --method smoothing" in err
