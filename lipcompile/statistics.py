@@ -47,17 +47,18 @@ def lower_limit(successes: int, n: int, alpha: float) -> float:
     return float(quantile) * (1 - 1e-12)
 
 
-def near_chance(right: np.ndarray, classes: int) -> str | None:
+def near_chance(right: np.ndarray, classes: int, who: str = "the original") -> str | None:
     """A note for readers, where guessing may explain how often a classifier was right.
 
     Args:
         right: bool [N], N >= 1.
         classes: How many there are to guess from.
+        who: What the note calls the classifier.
     """
     if exact_interval(int(right.sum()), len(right))[0] > 1 / classes:
         return None
     return (
-        f"the original is right on {percent(right.mean())} of {len(right)} images, which "
+        f"{who} is right on {percent(right.mean())} of {len(right)} images, which "
         f"chance ({percent(1 / classes)}) may explain: check labels and preprocessing"
     )
 

@@ -23,7 +23,7 @@ from lipcompile.certifying.options import Method, check_method, parse_radius
 from lipcompile.certifying.results import CertifyResult, ModelCertificates
 from lipcompile.certifying.smoothing.options import SmoothingOptions
 from lipcompile.certifying.smoothing.run import smooth
-from lipcompile.errors import ModelError, OptionError
+from lipcompile.errors import ModelError, OptionError, OutputError
 from lipcompile.gates import Gates
 from lipcompile.labelled import LabelledImages, open_labelled
 from lipcompile.model_io import LoadedModel
@@ -94,6 +94,7 @@ def certify(
     radius = parse_radius(eps)
     gates = Gates(min_certified_accuracy=min_certified_accuracy)
     _check(method, norm, radius, smoothing, min_certified_accuracy)
+    _check_batch(batch_size)
     given = [model_io.load(one) for one in (original, model) if one is not None]
     loaded = [take_off(one)[0] for one in given]  # an abstain head is no class
     _check_alike(loaded)
@@ -157,10 +158,20 @@ def _check(
         raise OptionError(
             f"eps = {eps} and the radius {smoothing.radius:g} of the test differ: give one"
         )
+    if smoothing is not None and smoothing.procedure == "predict" and eps is not None:
+        raise OptionError(
+            f"procedure predict names classes and certifies no radius: leave --eps {eps:g} "
+            "out, or use procedure certify or test"
+        )
     if gate is not None and eps is None:
         raise OptionError(
             "--min-certified-accuracy is about a radius, and none is named: add --eps"
         )
+
+
+def _check_batch(batch: int | None) -> None:
+    if batch is not None and batch < 1:
+        raise OptionError(f"--batch-size {batch} is out of range: it must be at least 1")
 
 
 def _check_alike(loaded: list[LoadedModel]) -> None:
@@ -220,7 +231,7 @@ class _Ask:
         found = logits.argmax(axis=1)
         radii = radii_l2(logits, bounds, images.pixels[0].size)
         right = found == images.labels
-        chance = near_chance(right, logits.shape[1])
+        chance = near_chance(right, logits.shape[1], "the model")
         notes = (*bounds.notes, *([] if chance is None else [chance]))
         return _certificates(model, found, right, radii, bounds=bounds, notes=notes)
 
@@ -244,7 +255,13 @@ class _Ask:
     def _journal(self, model: LoadedModel) -> Path | None:
         if self.journal is None:
             return None
-        self.journal.mkdir(parents=True, exist_ok=True)
+        try:
+            self.journal.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"the journal folder '{self.journal}' cannot be made ({error.strerror}): name "
+                "another with --journal"
+            ) from error
         return self.journal / f"{model.digest.removeprefix('sha256:')[:40]}.json"
 
     def _tell(self, line: str) -> None:

@@ -62,10 +62,9 @@ class ModelCertificates:
     def curve(self) -> list[tuple[float, float]]:
         """Certified accuracy where it falls: (radius, share certified up to it), ascending."""
         radii = np.sort(self.radii_l2[self.right & (self.radii_l2 > 0)])
-        n = len(self.right)
-        return [
-            (float(r), (len(radii) - i) / n) for i, r in enumerate(radii) if r not in radii[:i]
-        ]
+        steps, first = np.unique(radii, return_index=True)
+        shares = (len(radii) - first) / len(self.right)
+        return list(zip(steps.tolist(), shares.tolist(), strict=True))
 
     def to_json(self, eps: float | None) -> dict[str, Any]:
         content: dict[str, Any] = {
@@ -77,7 +76,7 @@ class ModelCertificates:
             "median_radius_l2": float(np.median(np.where(self.right, self.radii_l2, 0.0))),
             "labels": self.labels.tolist(),
             "right": self.right.astype(int).tolist(),
-            "radii_l2": [round(float(r), 9) for r in self.radii_l2],
+            "radii_l2": self.radii_l2.tolist(),  # rounded to nearest they could be too large
             "notes": list(self.notes),
         }
         if self.bounds is not None:
@@ -208,7 +207,7 @@ class CertifyResult:
             )
             for name, label, found, right, radius in columns:
                 given = "" if found < 0 else int(found)
-                rows.writerow([name, int(label), role, given, int(right), f"{radius:.9g}"])
+                rows.writerow([name, int(label), role, given, int(right), float(radius)])
         atomic.write_bytes(Path(path), stream.getvalue().encode())
 
     def __str__(self) -> str:
@@ -269,10 +268,12 @@ class CertifyResult:
             return
         assert self.smoothing is not None
         options = self.smoothing
+        what = "Radii are in pixels in [0, 1], for"
+        if options.procedure == "predict":
+            what = "Classes are those of"
         yield (
-            f"Radii are in pixels in [0, 1], for the model smoothed by noise of sigma = "
-            f"{options.sigma:g}, each with probability {1 - options.alpha:g}; not for the "
-            "model as it is."
+            f"{what} the model smoothed by noise of sigma = {options.sigma:g}, each with "
+            f"probability {1 - options.alpha:g}; not for the model as it is."
         )
         for role, one in self.models.items():
             draws = sum(outcome.draws + outcome.selection for outcome in one.outcomes)

@@ -59,6 +59,21 @@ def radius(budget: dict[str, Any]) -> str:
     return f"{budget['norm']} eps = {f'{round(levels)}/255' if whole else number(eps)}"
 
 
+def certified_within(certify: dict[str, Any]) -> str:
+    """ "l2 radius 0.5" that certificates were asked for, or "l2" where none was."""
+    eps = certify["eps"]
+    return f"{certify['norm']} radius {quantity(eps)}" if _known(eps) else str(certify["norm"])
+
+
+def certified_by(certify: dict[str, Any]) -> str:
+    """ "Lipschitz bounds", or "randomized smoothing, sigma = 0.25"."""
+    if certify["method"] == "lipschitz":
+        return "Lipschitz bounds"
+    smoothing = certify["smoothing"]
+    sigma = f", sigma = {quantity(smoothing['sigma'])}" if smoothing else ""
+    return f"randomized smoothing{sigma}"
+
+
 def c_r(value: float | None) -> str:
     """ "2^-7", or the number where it is no power of two."""
     return power_of_two(value).partition(" = ")[0] if _known(value) else MISSING
