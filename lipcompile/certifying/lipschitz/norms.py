@@ -115,9 +115,10 @@ def largest_norm(grams: np.ndarray, floor: float = 0.0) -> float:
     if not grams.size:
         return floor
     # Only what is left out rests on these numbers, with a margin of their own precision.
-    scale = np.maximum(np.einsum("fii->f", grams).real, _LEAST)
-    if not np.isfinite(scale).all():
+    traces = np.einsum("fii->f", grams).real
+    if not np.isfinite(traces).all():
         return np.inf
+    scale = np.maximum(traces, _LEAST)
     single = np.complex64 if np.iscomplexobj(grams) else np.float32
     powers = (grams / scale[:, None, None]).astype(single)
     left, best = np.arange(len(grams)), floor

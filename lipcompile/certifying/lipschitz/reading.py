@@ -132,7 +132,7 @@ def _check(reader: Reader, node: ir.Node) -> None:
             raise Refused(_narrow(node, dtype))
     if node.domain not in STANDARD_DOMAINS or node.op_type not in OPERATORS:
         for operand in filter(reader.is_data, node.inputs):
-            reader.step_of(operand)  # what stands in the way already comes first
+            reader.step_of(operand)  # an earlier reason is the cause
         name = node.op_type if node.domain in STANDARD_DOMAINS else f"{node.domain} operator"
         raise Refused(f"is a {name}, for which no bound is known here")
     if node.op_type not in _SEVERAL:

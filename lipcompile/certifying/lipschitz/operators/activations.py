@@ -42,7 +42,7 @@ def known(reader: Reader, node: ir.Node) -> int:
 
 @operator("LeakyRelu")
 def leaky_relu(reader: Reader, node: ir.Node) -> int:
-    return _between(reader, node, number(node, "alpha", 0.01), 1.0)
+    return _between(reader, node, _single(node, "alpha", 0.01), 1.0)
 
 
 @operator("Elu", "Celu", "Selu")
@@ -54,14 +54,14 @@ def elu(reader: Reader, node: ir.Node) -> int:
         return _between(reader, node, 0.0, 1.0)
     if node.op_type == "Elu":
         return _between(reader, node, 0.0, 1.0, number(node, "alpha", 1.0))
-    alpha = number(node, "alpha", 1.6732632423543772)
-    gamma = number(node, "gamma", 1.0507009873554805)
+    alpha = _single(node, "alpha", 1.67326319217681884765625)
+    gamma = _single(node, "gamma", 1.05070102214813232421875)
     return _between(reader, node, 0.0, gamma, gamma * alpha)
 
 
 @operator("HardSigmoid")
 def hard_sigmoid(reader: Reader, node: ir.Node) -> int:
-    return _between(reader, node, 0.0, number(node, "alpha", 0.2))
+    return _between(reader, node, 0.0, _single(node, "alpha", 0.2))
 
 
 @operator("Swish")
@@ -118,6 +118,11 @@ def softmax(reader: Reader, node: ir.Node) -> int:
 @operator("Where")
 def where(reader: Reader, node: ir.Node) -> int:
     raise Refused("chooses between values, as the form hard does, and may jump")
+
+
+def _single(node: ir.Node, name: str, default: float) -> float:
+    """An attribute whose default is a float32 number, a little off the decimal one."""
+    return number(node, name, float(np.float32(default)))
 
 
 def _between(reader: Reader, node: ir.Node, *slopes: float) -> int:

@@ -117,7 +117,7 @@ def batch_normalization(reader: Reader, node: ir.Node) -> int:
         raise Refused("normalises by statistics of the batch")
     source = reader.step_of(node.inputs[0])
     gain, variance = reader.need(node, 1), reader.need(node, 4)
-    factors = gain / np.sqrt(variance + number(node, "epsilon", 1e-5))
+    factors = gain / np.sqrt(variance + number(node, "epsilon", float(np.float32(1e-5))))
     before = reader.steps[source]
     shape = (1, -1, *[1] * (len(before.shape) - 2))
     return reader.linear(

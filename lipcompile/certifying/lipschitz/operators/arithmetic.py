@@ -44,6 +44,8 @@ def multiply(reader: Reader, node: ir.Node) -> int:
     if reader.is_data(first) and reader.is_data(second):
         gate = gate_of(reader, node)
         if gate is None:
+            for value in (first, second):  # one of them may have its own reason
+                reader.step_of(value)
             raise Refused("multiplies two activations, and grows without a bound of its slope")
         return reader.slope(node, _spread(reader, node, gate.argument), gate.low, gate.high)
     index = 1 if reader.is_data(first) else 0

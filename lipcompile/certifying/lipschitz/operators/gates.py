@@ -123,7 +123,7 @@ def _normalised(reader: Reader, node: ir.Node) -> tuple[ir.Value, tuple[float, f
     if any(value is None for value in numbers) or node.inputs[0] is None:
         return None
     gain, bias, mean, variance = (float(value) for value in numbers if value is not None)
-    factor = gain / math.sqrt(variance + number(node, "epsilon", 1e-5))
+    factor = gain / math.sqrt(variance + number(node, "epsilon", float(np.float32(1e-5))))
     return node.inputs[0], (factor, bias - factor * mean)
 
 
@@ -179,7 +179,7 @@ def _of_hard_sigmoid(reader: Reader, node: ir.Node, x: ir.Value) -> tuple[float,
     inner = _affine(reader, node.inputs[0]) if node.inputs[0] else None
     if inner is None or inner.of is not x:
         return None
-    alpha, beta = number(node, "alpha", 0.2), number(node, "beta", 0.5)
+    alpha, beta = number(node, "alpha", float(np.float32(0.2))), number(node, "beta", 0.5)
     return _ramp(alpha * inner.shift + beta, alpha * inner.scale)
 
 
