@@ -30,7 +30,7 @@ class Finding:
 
 
 class Judged(Protocol):
-    """A result with findings: of harden, verify, audit and sweep."""
+    """A result with findings: of harden, verify, audit, certify and sweep."""
 
     @property
     def failed_gates(self) -> tuple[str, ...]: ...

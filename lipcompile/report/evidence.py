@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -148,7 +148,32 @@ class Evidence:
         if self.verify and not self.verify["holds"] and not self.verify["failed_gates"]:
             names = [c["name"] for c in self.verify["checks"] if c["holds"] is False]
             found.append(f"verify failed: {self.verify['verdict']}: {', '.join(names)}")
-        return tuple(dict.fromkeys(found))
+        return tuple(dict.fromkeys([*found, *self._refuted()]))
+
+    def _refuted(self) -> Iterator[str]:
+        """Certificates that attacks on the same images refute: rounding, or a defect."""
+        audit, certify = self.audit, self.certify
+        if audit is None or certify is None or certify["method"] != "lipschitz":
+            return
+        same = audit["data"]["digest"] == certify["data"]["digest"]
+        if not same or audit["budget"]["norm"] != "l2":
+            return
+        eps = audit["budget"]["eps"]
+        for role, one in self.certified.items():
+            kept = audit[role].get("robust_images")
+            images = zip(
+                one["right"],
+                one["radii_l2"],
+                kept if isinstance(kept, list) else (),
+                strict=False,
+            )
+            broken = sum(bool(right and r >= eps and not ok) for right, r, ok in images)
+            if broken:
+                yield (
+                    f"certify contradicts audit: attacks broke {broken} of the {role} model's "
+                    f"images within l2 eps = {eps:g}, which their certificates exclude; rely "
+                    "on neither, and report it"
+                )
 
     @property
     def disagreements(self) -> tuple[str, ...]:

@@ -341,6 +341,33 @@ def test_failed_gates_of_certificates_come_first() -> None:
     assert report.evidence.failures == (f"certify failed: {failed}",)
 
 
+def test_attacks_that_refute_certificates_come_first() -> None:
+    certify, audit = made.certify(n=200), made.audit()
+    audit["budget"] = {"norm": "l2", "eps": 0.25}
+    for role, side in (("original", "original"), ("model", "hardened")):
+        held = [r and x >= 0.25 for r, x in zip(*_images(certify[role]), strict=True)]
+        audit[side]["robust_images"] = [int(bool(one)) for one in held]
+    agreeing = (made.document("audit", audit), made.document("certify", certify))
+    assert Report(agreeing).evidence.failures == ()
+    first = audit["hardened"]["robust_images"].index(1)
+    audit["hardened"]["robust_images"][first] = 0
+    pair = (made.document("audit", audit), made.document("certify", certify))
+    (told,) = Report(pair).evidence.failures
+    assert told.startswith("certify contradicts audit: attacks broke 1 of the hardened model")
+    for change in ({"norm": "linf", "eps": 0.25}, {"norm": "l2", "eps": 0.9}):
+        other = made.document("audit", audit | {"budget": change})
+        assert Report((other, pair[1])).evidence.failures == ()
+    smoothed = made.smoothed() | {"data": certify["data"]}
+    assert Report((pair[0], made.document("certify", smoothed))).evidence.failures == ()
+    certify["data"]["digest"] = "sha256:" + "5f" * 32
+    elsewhere = made.document("certify", certify)
+    assert Report((pair[0], elsewhere)).evidence.failures == ()
+
+
+def _images(model: made.JSON) -> tuple[list[int], list[float]]:
+    return model["right"], model["radii_l2"]
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [
