@@ -130,8 +130,8 @@ def _check(reader: Reader, node: ir.Node) -> None:
         if dtype is not None and dtype not in _FLOATS:
             raise Refused(_narrow(node, dtype))
     if node.domain not in STANDARD_DOMAINS or node.op_type not in OPERATORS:
-        for value in filter(reader.is_data, node.inputs):  # an earlier reason is the cause
-            reader.step_of(value)
+        for operand in filter(reader.is_data, node.inputs):  # an earlier reason is the cause
+            reader.step_of(operand)
         name = node.op_type if node.domain in STANDARD_DOMAINS else f"{node.domain} operator"
         raise Refused(f"is a {name}, for which no bound is known here")
     if node.op_type not in _SEVERAL:

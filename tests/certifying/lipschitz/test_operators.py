@@ -145,6 +145,11 @@ LINEAR: dict[str, tuple[str, dict[str, Any]]] = {
     "ReduceSum": ("a = ReduceSum(x, A)", {"A": np.array([2])}),
     "ReduceSum, of nothing": ("a = ReduceSum<noop_with_empty_axes=1>(x)", {}),
     "GlobalAveragePool": ("a = GlobalAveragePool(x)", {}),
+    "Concat, with constants": (
+        "b = Neg(x) a = Concat<axis=1>(C, x, C, b)",
+        {"C": drawn(1, 2, 5, 6)},
+    ),
+    "Concat, of one part": ("a = Concat<axis=3>(x, C)", {"C": drawn(1, 4, 5, 1)}),
     "arithmetic": (
         "a1 = Sub(C, x) a2 = Div(a1, D) a3 = Mul(M, a2) a4 = Neg(a3) a = Mean(a4, x, C)",
         {"C": drawn(4, 1, 1), "D": drawn(5, 1) + 5, "M": drawn(1, 4, 5, 6)},
