@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lipcompile.version import __version__
 
 if TYPE_CHECKING:
+    from lipcompile.abstaining.options import AbstainOptions as AbstainOptions
     from lipcompile.auditing.audit import audit as audit
     from lipcompile.auditing.results import AuditResult as AuditResult
     from lipcompile.calibration.calibrate import calibrate as calibrate
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from lipcompile.calibration.preprocess.transform import Preprocess as Preprocess
     from lipcompile.calibration.table import CalibrationTable as CalibrationTable
     from lipcompile.calibration.table import load_table as load_table
+    from lipcompile.certifying.certify import certify as certify
+    from lipcompile.certifying.results import CertifyResult as CertifyResult
+    from lipcompile.certifying.smoothing.options import SmoothingOptions as SmoothingOptions
     from lipcompile.compiler import harden as harden
     from lipcompile.ensembles.options import EnsembleOptions as EnsembleOptions
     from lipcompile.errors import LipCompileError as LipCompileError
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
     from lipcompile.forged import make_form as make_form
     from lipcompile.inspection import Inspection as Inspection
     from lipcompile.inspection import inspect as inspect
+    from lipcompile.rescaling.options import LipschitzOptions as LipschitzOptions
     from lipcompile.results import HardenResult as HardenResult
     from lipcompile.runtime import RuntimeOptions as RuntimeOptions
     from lipcompile.sites import Selector as Selector
@@ -43,23 +48,28 @@ if TYPE_CHECKING:
     from lipcompile.verifying.verify import verify as verify
 
 _HOMES = {
+    "AbstainOptions": "lipcompile.abstaining.options",
     "AuditResult": "lipcompile.auditing.results",
     "CalibrationTable": "lipcompile.calibration.table",
+    "CertifyResult": "lipcompile.certifying.results",
     "DataOptions": "lipcompile.sweeping.opening",
     "EnsembleOptions": "lipcompile.ensembles.options",
     "ForgedFunction": "lipcompile.forged",
     "HardenResult": "lipcompile.results",
     "Inspection": "lipcompile.inspection",
     "LipCompileError": "lipcompile.errors",
+    "LipschitzOptions": "lipcompile.rescaling.options",
     "Preprocess": "lipcompile.calibration.preprocess.transform",
     "RuntimeOptions": "lipcompile.runtime",
     "ScanOptions": "lipcompile.calibration.options",
     "Selector": "lipcompile.sites",
+    "SmoothingOptions": "lipcompile.certifying.smoothing.options",
     "StripResult": "lipcompile.stripping",
     "SweepResult": "lipcompile.sweeping.results",
     "VerifyResult": "lipcompile.verifying.results",
     "audit": "lipcompile.auditing.audit",
     "calibrate": "lipcompile.calibration.calibrate",
+    "certify": "lipcompile.certifying.certify",
     "harden": "lipcompile.compiler",
     "inspect": "lipcompile.inspection",
     "load_table": "lipcompile.calibration.table",

@@ -10,11 +10,13 @@ import numpy as np
 
 from lipcompile import model_io, runtime
 from lipcompile.calibration.probes import Probe
+from lipcompile.changing import Change
 from lipcompile.errors import CheckFailed, ModelError
 from lipcompile.model_io import LoadedModel
 from lipcompile.runtime import RuntimeOptions
 
 _TIMES = 10  # what ONNX Runtime's optimisations do to a model itself
+_NOTHING = Change()
 _MOST_SENSITIVE = 0.5  # beyond it nothing could be told from rounding
 
 
@@ -50,13 +52,14 @@ class Agreement:
         }
 
 
-def check_structure(source: LoadedModel, hardened: Any) -> None:
-    """The signature is unchanged, and ONNX's checker accepts what it accepted before.
+def check_structure(source: LoadedModel, hardened: Any, change: Change = _NOTHING) -> None:
+    """The signature is unchanged but for `change`, and ONNX's checker accepts what it accepted
+    before.
 
     Raises:
         CheckFailed: It does not hold; a defect of LipCompile.
     """
-    before, after = source.proto.graph, hardened.graph
+    before, after = change.signature(source.proto).graph, hardened.graph
     for role in ("input", "output"):
         if list(getattr(before, role)) != list(getattr(after, role)):
             raise CheckFailed(
@@ -71,7 +74,11 @@ def check_structure(source: LoadedModel, hardened: Any) -> None:
 
 
 def check_outputs(
-    source: LoadedModel, hardened: Any, probes: Sequence[Probe], options: RuntimeOptions
+    source: LoadedModel,
+    hardened: Any,
+    probes: Sequence[Probe],
+    options: RuntimeOptions,
+    change: Change = _NOTHING,
 ) -> Agreement | None:
     """The hardened model loads, and gives finite outputs where the original did.
 
@@ -83,6 +90,7 @@ def check_outputs(
         hardened: The rendered model.
         probes: Feeds with the original's outputs; without any, only loading is checked.
         options: Providers and threads.
+        change: What differs on purpose.
 
     Raises:
         CheckFailed: It does not load, or an output became NaN or infinite.
@@ -100,7 +108,8 @@ def check_outputs(
         ) from error
     comparison = _Comparison()
     for probe in probes:
-        comparison.add(probe, session.run(list(probe.outputs), probe.feeds))
+        results = session.run(list(probe.outputs), probe.feeds)
+        comparison.add(probe, change.comparable(results))
         if comparison.broken:
             raise CheckFailed(
                 f"output '{comparison.broken[0]}' of the hardened '{source.name}' is NaN or "
@@ -203,16 +212,17 @@ def _open(source: LoadedModel, proto: Any, options: RuntimeOptions) -> runtime.S
 
 
 def measure_agreement(
-    session: runtime.Session, probes: Sequence[Probe]
+    session: runtime.Session, probes: Sequence[Probe], change: Change = _NOTHING
 ) -> tuple[Agreement, tuple[str, ...]]:
-    """How a model's outputs compare with those of `probes`.
+    """How a model's outputs compare with those of `probes`, but for `change`.
 
     Returns:
         The comparison, and the outputs that are NaN or infinite where the original's is not.
     """
     comparison = _Comparison()
     for probe in probes:
-        comparison.add(probe, session.run(list(probe.outputs), probe.feeds))
+        results = session.run(list(probe.outputs), probe.feeds)
+        comparison.add(probe, change.comparable(results))
     return comparison.result(), tuple(comparison.broken)
 
 

@@ -6,11 +6,12 @@ load -> find sites -> calibrate -> thresholds -> rewrite -> check -> gates -> sa
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lipcompile import model_io
+from lipcompile.abstaining.options import AbstainOptions
 from lipcompile.calibration.calibrate import default_table
 from lipcompile.calibration.journal import Journal, beside
 from lipcompile.calibration.options import ScanOptions
@@ -27,6 +28,7 @@ from lipcompile.measuring import Measuring
 from lipcompile.model_io import LoadedModel
 from lipcompile.records import SOURCE
 from lipcompile.request import CrByLayer, Request, Variant, make_request
+from lipcompile.rescaling.options import LipschitzOptions
 from lipcompile.results import HardenResult, layer_rows
 from lipcompile.runtime import RuntimeOptions
 from lipcompile.sites import Selector
@@ -45,6 +47,8 @@ def harden(
     zero_rate: float | None = None,
     compact: bool = False,
     ensemble: EnsembleOptions | str | None = None,
+    lipschitz: LipschitzOptions | float | str | None = None,
+    abstain: AbstainOptions | float | str | None = None,
     selector: Selector | None = None,
     scan: ScanOptions | None = None,
     runtime: RuntimeOptions | None = None,
@@ -61,8 +65,10 @@ def harden(
     At each site the threshold is c = c_r * max |x| over the calibration data. Variant "forged"
     puts a forged function in front of every selected linear layer; variant "weight" zeroes the
     weight columns whose inputs stay below the threshold, and adds no operator. An ensemble is
-    put around either, or around the model as it is. Before anything
-    is written, the result passes ONNX's checker (if the original did), keeps its signature,
+    put around either, or around the model as it is. `lipschitz` rescales weights and biases,
+    so that the product bound becomes what is asked for and no decision changes; `abstain` adds
+    a head that tells certified answers (arXiv 2102.08452). Before anything is written, the
+    result passes ONNX's checker (if the original did), keeps its signature (but for the head),
     loads in ONNX Runtime and gives finite outputs on calibration data.
 
     Args:
@@ -75,9 +81,9 @@ def harden(
             default.
         cr_by_layer: c_r of the layers whose name a pattern matches, or a TOML or JSON file of
             such; the others have `cr`.
-        variant: "forged", "weight", or "none" for an ensemble alone. The default is "forged",
-            and "none" where there is an `ensemble` and nothing that forging needs: no `cr`,
-            `cr_by_layer`, `form` or `target`.
+        variant: "forged", "weight", or "none" for `ensemble`, `lipschitz` or `abstain` alone.
+            The default is "forged", and "none" where there is one of these and nothing that
+            forging needs: no `cr`, `cr_by_layer`, `form` or `target`.
         form: "smooth" (default), "hard", "soft", or a `ForgedFunction`; none for "weight".
         target: Where the model will run: "portable" (default), "ort-cpu", "ort-cuda" or
             "tensorrt". It changes how a form is written, never what it computes.
@@ -86,8 +92,14 @@ def harden(
         compact: For "weight": remove the channels that nothing reads any more.
         ensemble: Views of the image to average the scores over, such as "flip+shift:1", or
             `EnsembleOptions`: put around the model, hardened or not (Perez et al. 2021).
+        lipschitz: The product bound that the logits get, l2, per unit of pixels in [0, 1]; or
+            `LipschitzOptions`. For positively homogeneous networks, without forged functions
+            and without an ensemble.
+        abstain: eps_l2 in pixel units within which certified answers cannot change; or
+            `AbstainOptions`. Not with an ensemble, nor with form "hard".
         selector: Which layers are wanted.
-        scan: How to read the data.
+        scan: How to read the data. What it says of images is what `lipschitz` and `abstain`
+            take pixels to be, with or without data.
         runtime: Execution providers and threads.
         min_agreement: Gate: least top-1 agreement with the original on calibration samples, in
             [0, 1].
@@ -109,15 +121,25 @@ def harden(
             partial table was, and where writing the model failed, `save_table`.
     """
     request = make_request(
-        cr, cr_by_layer, variant, form, target, zero_rate, compact, ensemble
+        cr,
+        cr_by_layer,
+        variant,
+        form,
+        target,
+        zero_rate,
+        compact,
+        ensemble,
+        lipschitz,
+        abstain,
     )
     _check_data(request, calib, table, save_table)
     gates = Gates(min_agreement=min_agreement, max_latency_ratio=max_latency_ratio)
     require_data(gates, calib)
-    how = scan or ScanOptions(), runtime or RuntimeOptions()
+    bounds = request.lipschitz is not None or request.abstain is not None
+    how = replace(scan or ScanOptions(), bounds=bounds), runtime or RuntimeOptions()
     targets = _Targets.named(model, output, save_table, dry_run)
     targets.check(force, model_io.paths_among(model, table, calib))
-    task = open_task(model, selector, how[1], force, request)
+    task = open_task(model, selector, how[1], force, request, how[0])
     targets.check(force, tuple(item.path for item in task.loaded.external))
     place = beside(default_table(task.loaded.name, targets.model))
     journal = Journal(place, resume=how[0].resume, active=bool(targets.model) and not dry_run)
@@ -143,6 +165,8 @@ def harden(
         rows=layer_rows(task.selection, compiled.done),
         compaction=compiled.compaction,
         ensemble=compiled.ensemble,
+        rescaling=compiled.rescaling,
+        abstention=compiled.abstention.head if compiled.abstention is not None else None,
         agreement=compiled.agreement,
         inlined=task.loaded.inlined,
         dry_run=dry_run,

@@ -21,12 +21,13 @@ from lipcompile.runtime import package_version as version_of
 from lipcompile.text import table
 from lipcompile.version import __version__
 
-_BASE = ("numpy", "onnx", "onnx-ir", "click", "rich", "pillow")
+_BASE = ("numpy", "onnx", "onnx-ir", "click", "rich", "pillow", "threadpoolctl")
 # Extra -> the packages that it brings.
 EXTRAS = {
     "cpu": ("onnxruntime",),
     "gpu": ("onnxruntime-gpu",),
     "audit": ("torch", "scipy", "pyautoattack"),
+    "certify": ("scipy",),
     "graphsurgeon": ("onnx-graphsurgeon",),
     "ray": ("ray",),
     "arrow": ("pyarrow",),

@@ -16,7 +16,7 @@ from lipcompile.bounded_files import read_bounded
 from lipcompile.errors import DataError
 from lipcompile.version import __version__
 
-Kind = Literal["harden", "audit", "sweep", "verify"]
+Kind = Literal["harden", "audit", "sweep", "verify", "certify"]
 _LAYOUT = 1  # raised when a key changes its meaning or goes
 REPORT = f"lipcompile.report/{_LAYOUT}"  # what `lipcompile report` makes of documents
 _MAX_BYTES = 256 << 20
@@ -50,6 +50,8 @@ class Document:
                 return self._digest("original")
             case "sweep":
                 return self._digest("model")
+            case "certify":
+                return self._certified[0]
             case _:
                 return _text(self.content.get("source"))
 
@@ -61,8 +63,18 @@ class Document:
                 return self._digest("hardened")
             case "harden" | "verify":
                 return _text(self.content.get("digest"))
+            case "certify":
+                return self._certified[1]
             case _:
                 return None
+
+    @property
+    def _certified(self) -> tuple[str | None, str | None]:
+        """Digests of original and hardened model of a `certify`."""
+        models = certified_models(self.content)
+        known = {role: _text(one.get("digest")) for role, one in models.items()}
+        source = _text(models.get("hardened", {}).get("source"))
+        return known.get("original", source), known.get("hardened")
 
     def _digest(self, key: str) -> str | None:
         """Digest of the model at `key`; None in a file that was cut or edited."""
@@ -71,7 +83,7 @@ class Document:
 
 
 def read_document(path: Path) -> Document:
-    """Reads what `harden --save-result`, or `-o` of audit, sweep and verify wrote.
+    """Reads what `harden --save-result`, or `-o` of audit, certify, sweep and verify wrote.
 
     Raises:
         DataError: It cannot be read, is no such document, or has another layout.
@@ -91,7 +103,7 @@ def read_document(path: Path) -> Document:
     except (ValueError, RecursionError) as error:
         raise DataError(
             f"'{path}' is no JSON ({error}): name the file that --save-result (harden) or -o "
-            "(audit, sweep, verify) wrote"
+            "(audit, certify, sweep, verify) wrote"
         ) from error
     return Document(_kind(path, content), path.name, content)
 
@@ -145,6 +157,19 @@ def check_one_model(documents: list[Document]) -> None:
                     f"'{known[0][0].name}' and '{one.name}' are about different {what} models "
                     f"({known[0][1][:19]} and {digest[:19]}): give results of one model"
                 )
+
+
+def certified_models(content: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The models of a `certify` by "original" and "hardened", as far as it is about them.
+
+    One model alone is hardened if it names the model that it was made from.
+    """
+    model, original = content.get("model"), content.get("original")
+    if not isinstance(model, dict):
+        return {}
+    if isinstance(original, dict):
+        return {"original": original, "hardened": model}
+    return {"original" if model.get("source") is None else "hardened": model}
 
 
 def _text(value: object) -> str | None:

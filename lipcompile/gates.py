@@ -14,6 +14,7 @@ AGREEMENT = "--min-agreement"
 DROP = "--max-accuracy-drop"
 LATENCY = "--max-latency-ratio"
 ROBUST = "--min-robust-accuracy"
+CERTIFIED = "--min-certified-accuracy"
 NOT_RUN = "the models did not both run"
 NO_SCORES = "the first output is no vector of class scores"
 _DIGITS = 15  # more tell no double from its neighbour
@@ -31,18 +32,21 @@ class Gates:
         max_accuracy_drop: How far accuracy may lie below the original's, in [0, 1].
         max_latency_ratio: Largest median of hardened over original latency, > 0.
         min_robust_accuracy: Least worst-case accuracy, in [0, 1].
+        min_certified_accuracy: Least certified accuracy at a radius, in [0, 1].
     """
 
     min_agreement: float | None = None
     max_accuracy_drop: float | None = None
     max_latency_ratio: float | None = None
     min_robust_accuracy: float | None = None
+    min_certified_accuracy: float | None = None
 
     def __post_init__(self) -> None:
         shares = {
             AGREEMENT: (self.min_agreement, "0.99 for 99 %"),
             DROP: (self.max_accuracy_drop, "0.01 for one point"),
             ROBUST: (self.min_robust_accuracy, "0.3 for 30 %"),
+            CERTIFIED: (self.min_certified_accuracy, "0.3 for 30 %"),
         }
         for flag, (share, example) in shares.items():
             if share is not None and not 0 <= share <= 1:
@@ -100,6 +104,15 @@ class Gates:
         measured, bound = _apart(share, least, _percent)
         fact = f"worst-case accuracy is {measured}"
         return _judged(ROBUST, share >= least, fact, f"{ROBUST} {bound}")
+
+    def certified_accuracy(self, share: float) -> tuple[Finding, ...]:
+        """Judges the certified accuracy."""
+        least = self.min_certified_accuracy
+        if least is None:
+            return ()
+        measured, bound = _apart(share, least, _percent)
+        fact = f"certified accuracy is {measured}"
+        return _judged(CERTIFIED, share >= least, fact, f"{CERTIFIED} {bound}")
 
 
 def _apart(

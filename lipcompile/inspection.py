@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lipcompile import model_io
+from lipcompile.abstaining.wrapping import take_off
+from lipcompile.changing import Change
 from lipcompile.ensembles.wrapping import unwrap
 from lipcompile.ops import MARK
 from lipcompile.records import is_hardened
@@ -26,7 +28,9 @@ def inspect(model: object, *, selector: Selector | None = None) -> Inspection:
         SelectionError: A pattern matches nothing.
     """
     whole = model_io.load(model)
-    loaded, around = unwrap(whole)
+    headless, head = take_off(whole)
+    loaded, around = unwrap(headless)
+    rescaling = Change.told_by(loaded.metadata).rescaling
     selection = find_sites(loaded.graph_ir, selector)
     own = {k: v for k, v in whole.metadata.items() if k.startswith(f"{MARK}.")}
     return Inspection(
@@ -38,6 +42,8 @@ def inspect(model: object, *, selector: Selector | None = None) -> Inspection:
         loaded.inlined,
         str(around) if around is not None else None,
         own,
+        str(rescaling) if rescaling is not None else None,
+        str(head) if head is not None else None,
     )
 
 
@@ -55,6 +61,8 @@ class Inspection:
         ensemble: What stands around the model, in words; None where nothing does. The layers
             are those of the model inside.
         provenance: `lipcompile.*` metadata, for a hardened model.
+        rescaled: How its weights were scaled, in words, if they were.
+        abstains: What its abstain head says, in words, if it has one.
     """
 
     model: str
@@ -65,6 +73,8 @@ class Inspection:
     inlined: tuple[str, ...]
     ensemble: str | None
     provenance: dict[str, str]
+    rescaled: str | None = None
+    abstains: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -75,6 +85,8 @@ class Inspection:
             "layers": [asdict(row) for row in self.rows],
             "inlined": list(self.inlined),
             "ensemble": self.ensemble,
+            "rescaled": self.rescaled,
+            "abstains": self.abstains,
             "provenance": self.provenance,
         }
 
@@ -97,6 +109,10 @@ class Inspection:
             lines.append(f"local functions to inline: {', '.join(self.inlined)}")
         if self.ensemble is not None:
             lines.append(f"ensemble around it: {self.ensemble}")
+        if self.rescaled is not None:
+            lines.append(f"rescaled: {self.rescaled}")
+        if self.abstains is not None:
+            lines.append(f"abstains: {self.abstains}")
         if is_hardened(self.provenance):
             said = {k.removeprefix(f"{MARK}."): v for k, v in self.provenance.items()}
             form, rate = said.get("form", "?"), said.get("zero_rate")

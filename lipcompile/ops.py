@@ -5,7 +5,8 @@ from __future__ import annotations
 import onnx_ir as ir
 
 
-def _names(text: str) -> frozenset[str]:
+def names_in(text: str) -> frozenset[str]:
+    """The words of a text."""
     return frozenset(text.split())
 
 
@@ -51,42 +52,42 @@ UNSUPPORTED_LINEAR = {
 }
 
 # Rearrange, repeat or drop elements of the data inputs; operands such as shapes are not data.
-SHAPE_ONLY = _names(
+SHAPE_ONLY = names_in(
     "Identity Reshape Flatten Transpose Squeeze Unsqueeze Expand Slice Split Gather Dropout "
     "DepthToSpace SpaceToDepth Tile Concat Pad"
 )
 # Only rearrange the elements of their first input: a function of each element alone may be
 # computed before them as well. Before MaxPool, if it grows with its argument.
-REARRANGES = _names("Reshape Flatten Transpose Squeeze Unsqueeze Identity")
+REARRANGES = names_in("Reshape Flatten Transpose Squeeze Unsqueeze Identity")
 # Act on each element alone (or interpolate between elements) once other operands are constant.
-AFFINE_WITH_CONSTANT = _names(
+AFFINE_WITH_CONSTANT = names_in(
     "Add Sub Mul Div Neg Cast CastLike BatchNormalization QuantizeLinear DequantizeLinear "
     "Clip Resize Upsample"
 )
 # Pointwise and not linear: what stands between FC1 and FC2.
-NONLINEAR = _names(
+NONLINEAR = names_in(
     "Relu LeakyRelu PRelu Elu Selu Celu Gelu FastGelu QuickGelu BiasGelu Sigmoid "
     "HardSigmoid HardSwish Swish Mish Softplus Softsign Tanh Erf ThresholdedRelu Pow Clip "
     "Max Min Exp Where Abs Sqrt"
 )
 # Multiply two activations inside one operator, as attention does.
-ATTENTION_OPS = _names(
+ATTENTION_OPS = names_in(
     "Attention MultiHeadAttention GroupQueryAttention PackedMultiHeadAttention "
     "DecoderMaskedMultiHeadAttention PagedAttention"
 )
 # Multiply two operands; with two activations they are the core of a decomposed attention.
 PRODUCTS = frozenset({"MatMul", "Gemm", "Einsum", "FusedMatMul"})
 # Never negative, whatever the input.
-NONNEGATIVE = _names("Relu Sigmoid HardSigmoid Softmax Abs Exp Sqrt Softplus")
+NONNEGATIVE = names_in("Relu Sigmoid HardSigmoid Softmax Abs Exp Sqrt Softplus")
 # Not negative when none of the data inputs is. (Pad and Resize may bring in other values.)
-KEEPS_SIGN = _names(
+KEEPS_SIGN = names_in(
     "Identity Reshape Flatten Transpose Squeeze Unsqueeze Slice Split Concat Dropout Add "
     "Mul MaxPool AveragePool GlobalAveragePool GlobalMaxPool ReduceMean ReduceMax"
 )
 # Operators whose every input is data; of other shape-only operators only input 0 is.
 ALL_INPUTS_ARE_DATA = frozenset({"Concat"})
 # Give another result each time, so that a weight made by them is not constant.
-RANDOM = _names(
+RANDOM = names_in(
     "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli"
 )
 QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})

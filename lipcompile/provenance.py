@@ -14,7 +14,9 @@ lipcompile.sites     JSON: per site its layers, tensors, absmax, c, encoding, an
 lipcompile.zero_rate, lipcompile.columns, lipcompile.dropped   variant "weight": the rate, and
                      as JSON the zeroed columns per layer and the channels that were removed
 lipcompile.inlined   local functions that were inlined, where there were any
+lipcompile.lipschitz JSON: how the weights were rescaled (`lipcompile.rescaling`), if they were
 lipcompile.ensemble  JSON: the ensemble around the model (`lipcompile.ensembles`), if any
+lipcompile.abstain   JSON: the abstain head (`lipcompile.abstaining`), if any
 """
 
 from __future__ import annotations
@@ -33,10 +35,12 @@ from lipcompile.passes.insert_forged import Forged
 from lipcompile.passes.zero_columns import ColumnPlan
 from lipcompile.placement import Threshold
 from lipcompile.records import (
+    ABSTAIN,
     COLUMNS,
     DROPPED,
     ENSEMBLE,
     INLINED,
+    LIPSCHITZ,
     SITES,
     SOURCE,
     SOURCE_FILE,
@@ -46,7 +50,7 @@ from lipcompile.version import __version__
 
 # What follows from the original and the records; the other keys nothing else tells.
 DERIVED = frozenset(
-    {SITES, COLUMNS, DROPPED, INLINED, ENSEMBLE}
+    {SITES, COLUMNS, DROPPED, INLINED, ENSEMBLE, LIPSCHITZ, ABSTAIN}
     | {f"{MARK}.{name}" for name in ("variant", "form", "a", "b", "zero_rate")}
 )
 KEYS = DERIVED | {
@@ -99,6 +103,15 @@ def source_keys(source: LoadedModel) -> dict[str, str]:
     if inlined is not None:
         keys[INLINED] = inlined
     return keys
+
+
+def added_keys(
+    source: LoadedModel, proto: Any, metadata: Mapping[str, str]
+) -> dict[str, str | None]:
+    """`metadata`, and the keys of the source where `proto` does not have them yet."""
+    if any(prop.key == SOURCE for prop in proto.metadata_props):
+        return {**metadata}
+    return {**source_keys(source), **metadata}
 
 
 def forged_keys(

@@ -9,6 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from lipcompile import model_io
+from lipcompile.abstaining.head import Head, plan_abstention
+from lipcompile.abstaining.wrapping import put_on
 from lipcompile.ensembles.plan import ensemble_of
 from lipcompile.ensembles.wrapping import wrap
 from lipcompile.errors import InputError, ModelError
@@ -23,13 +25,18 @@ from lipcompile.passes.zero_columns import ColumnPlan, ZeroColumns
 from lipcompile.placement import Threshold, plan_sites
 from lipcompile.provenance import DERIVED, KEYS, form_keys, site_record, weight_keys
 from lipcompile.records import (
+    ABSTAIN,
     COLUMNS,
     DROPPED,
     INLINED,
+    LIPSCHITZ,
     read_ensemble,
+    read_record,
     read_records,
     read_sites,
 )
+from lipcompile.rescaling.plan import Rescaling
+from lipcompile.rescaling.rescaling import apply
 from lipcompile.sites import Selector, Site, find_sites
 from lipcompile.thresholds import check_zero_rate
 from lipcompile.weights import layer_columns
@@ -44,20 +51,39 @@ def rebuild(
     metadata: Mapping[str, str],
     change: Callable[[float], float] = lambda c: c,
 ) -> Any:
-    """The model that `metadata` describes, of any variant, with the ensemble around it.
+    """The model that `metadata` describes, of any variant, with all that stands around it.
 
     Args and errors are those of `rebuild_forged`.
     """
     try:
         record = read_ensemble(metadata)
         around = None if record is None else ensemble_of(original, record)
+        scaled, head = (read_record(metadata, key) for key in (LIPSCHITZ, ABSTAIN))
+        rescaling = None if scaled is None else Rescaling.from_json(scaled)
+        abstaining = None if head is None else Head.from_json(head)
     except (InputError, *MISFITS) as error:
         raise _misfit(error) from error
     if COLUMNS in metadata:
         inside = _rebuild_weight(original, metadata)
     else:
         inside = rebuild_forged(original, metadata, change)
+    inside = _bounded(original, inside, rescaling, abstaining)
     return inside if around is None else wrap(original, inside, around)
+
+
+def _bounded(
+    original: LoadedModel, proto: Any, rescaling: Rescaling | None, head: Head | None
+) -> Any:
+    """`proto` rescaled, and with its abstain head, whose bounds are computed anew."""
+    try:
+        if rescaling is not None:
+            proto = apply(original, proto, rescaling)
+        if head is not None:
+            inside = model_io.reload(original, proto)
+            proto = put_on(original, proto, plan_abstention(inside, head.options, head.pixels))
+    except MISFITS as error:
+        raise _misfit(error) from error
+    return proto
 
 
 def _rebuild_weight(original: LoadedModel, metadata: Mapping[str, str]) -> Any:

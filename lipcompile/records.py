@@ -16,6 +16,8 @@ SOURCE = f"{MARK}.source"
 SOURCE_FILE = f"{MARK}.file"
 INLINED = f"{MARK}.inlined"
 ENSEMBLE = f"{MARK}.ensemble"  # also what the names of its tensors begin with
+LIPSCHITZ = f"{MARK}.lipschitz"
+ABSTAIN = f"{MARK}.abstain"  # also what the names of its tensors begin with
 
 
 def is_hardened(metadata: Mapping[str, str]) -> bool:
@@ -25,20 +27,25 @@ def is_hardened(metadata: Mapping[str, str]) -> bool:
 
 def is_ours(metadata: Mapping[str, str]) -> bool:
     """Whether LipCompile made the model of another one."""
-    return is_hardened(metadata) or ENSEMBLE in metadata
+    return is_hardened(metadata) or bool({ENSEMBLE, LIPSCHITZ, ABSTAIN} & metadata.keys())
 
 
 def read_ensemble(metadata: Mapping[str, str]) -> dict[str, Any] | None:
-    """The record of the ensemble around a model, or None.
+    """The record of the ensemble around a model, or None; see `read_record`."""
+    return read_record(metadata, ENSEMBLE)
+
+
+def read_record(metadata: Mapping[str, str], key: str) -> dict[str, Any] | None:
+    """The record under `key`, or None.
 
     Raises:
         ModelError: The provenance is damaged.
     """
-    if ENSEMBLE not in metadata:
+    if key not in metadata:
         return None
-    record = _read(metadata, ENSEMBLE)
+    record = _read(metadata, key)
     if not isinstance(record, dict):
-        raise _damaged(ENSEMBLE, "not an object")
+        raise _damaged(key, "not an object")
     return record
 
 

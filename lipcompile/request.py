@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from lipcompile.abstaining.options import AbstainOptions
 from lipcompile.ensembles.options import EnsembleOptions
 from lipcompile.errors import OptionError
 from lipcompile.forged import ForgedFunction, Target, check_target, make_form
 from lipcompile.layer_cr import LayerCr, read_cr_file
+from lipcompile.rescaling.options import LipschitzOptions
 from lipcompile.text import count, percent, power_of_two
 from lipcompile.thresholds import parse_cr
 from lipcompile.zeroing import WeightOptions
@@ -31,6 +34,8 @@ class Request:
         target: What encodings are chosen for.
         weight: What variant "weight" does, for it alone.
         ensemble: What is put around the model, if anything.
+        lipschitz: Which product bound it gets by rescaling, if any.
+        abstain: Which answers it certifies itself, if any.
     """
 
     c_r: LayerCr
@@ -38,6 +43,8 @@ class Request:
     target: Target
     weight: WeightOptions | None
     ensemble: EnsembleOptions | None = None
+    lipschitz: LipschitzOptions | None = None
+    abstain: AbstainOptions | None = None
 
     @property
     def variant(self) -> Variant:
@@ -82,6 +89,8 @@ def make_request(
     zero_rate: float | None = None,
     compact: bool = False,
     ensemble: EnsembleOptions | str | None = None,
+    lipschitz: LipschitzOptions | float | str | None = None,
+    abstain: AbstainOptions | float | str | None = None,
 ) -> Request:
     """Checks what was asked for; see `lipcompile.harden` for the arguments.
 
@@ -97,25 +106,24 @@ def make_request(
         "compact": compact or None,
     }
     given = {name: value for name, value in given.items() if value is not None}
-    around = (
-        ensemble
-        if ensemble is None or isinstance(ensemble, EnsembleOptions)
-        else EnsembleOptions(ensemble)
-    )
+    beside = _beside(ensemble, lipschitz, abstain)
     if variant is None:
-        variant = "none" if around is not None and not given else "forged"
+        variant = "none" if any(beside) and not given else "forged"
     c_r, goal = _ratios(cr, cr_by_layer), check_target(target or "portable")
     if variant == "none":
-        if around is None:
-            raise OptionError("variant none hardens nothing: add --ensemble, or leave it out")
+        if not any(beside):
+            raise OptionError(
+                "variant none hardens nothing: add --ensemble, --lipschitz or --abstain, or "
+                "leave it out"
+            )
         _refuse(given, tuple(given), "variant none hardens no layer, so it has no")
-        return Request(c_r, None, goal, None, around)
+        return Request(c_r, None, goal, None, *beside)
     if variant == "weight":
         if target == "portable":
             del given["target"]
         _refuse(given, ("form", "target"), "variant weight inserts no operator, so it has no")
         rate = 1.0 if zero_rate is None else zero_rate
-        return Request(c_r, None, goal, WeightOptions(rate, compact), around)
+        return Request(c_r, None, goal, WeightOptions(rate, compact), *beside)
     if variant != "forged":
         raise OptionError(
             f"variant '{variant}' is unknown: use {', '.join(get_args(Variant))}"
@@ -128,7 +136,48 @@ def make_request(
             )
     form = "smooth" if form is None else form
     chosen = make_form(form) if isinstance(form, str) else form
-    return Request(c_r, chosen, goal, None, around)
+    _check_bounded(chosen, beside)
+    return Request(c_r, chosen, goal, None, *beside)
+
+
+_Beside = tuple[EnsembleOptions | None, LipschitzOptions | None, AbstainOptions | None]
+
+
+def _beside(
+    ensemble: EnsembleOptions | str | None,
+    lipschitz: LipschitzOptions | float | str | None,
+    abstain: AbstainOptions | float | str | None,
+) -> _Beside:
+    """What is done beside hardening layers; an ensemble goes with nothing else of it."""
+    around = EnsembleOptions(ensemble) if isinstance(ensemble, str) else ensemble
+    bound = None if lipschitz is None else LipschitzOptions.of(lipschitz)
+    head = None if abstain is None else AbstainOptions.of(abstain)
+    for name, given in (("lipschitz", bound), ("abstain", head)):
+        if around is not None and given is not None:
+            raise OptionError(
+                f"--{name} bounds the model itself, and the mean over the views of an "
+                "--ensemble is bounded by nothing here: leave one of the two out"
+            )
+    if bound is not None and head is not None and bound.scores != head.scores:
+        raise OptionError(
+            f"lipschitz is about the output '{bound.scores}' and abstain about "
+            f"'{head.scores}': name the same scores for both"
+        )
+    return around, bound, head
+
+
+def _check_bounded(form: ForgedFunction, beside: _Beside) -> None:
+    _, bound, head = beside
+    if bound is not None:
+        raise OptionError(
+            "--lipschitz scales activations, and the thresholds of forged functions would not "
+            "fit any more: use it alone, or with --variant weight"
+        )
+    if head is not None and not math.isfinite(form.slope):
+        raise OptionError(
+            f"--abstain needs a bound on how far scores can move, and form {form.name} jumps: "
+            "use --form smooth or soft, or leave --abstain out"
+        )
 
 
 def _ratios(cr: float | str | None, cr_by_layer: CrByLayer) -> LayerCr:

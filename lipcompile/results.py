@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lipcompile import model_io
+from lipcompile.abstaining.head import Head
 from lipcompile.calibration.table import CalibrationTable
 from lipcompile.checks import Agreement
 from lipcompile.documents import header
@@ -19,6 +20,7 @@ from lipcompile.passes.drop_dead_channels import CompactionReport
 from lipcompile.passes.zero_columns import ColumnPlan
 from lipcompile.placement import SitePlan, Threshold
 from lipcompile.request import Request
+from lipcompile.rescaling.plan import Rescaling
 from lipcompile.sites import Selection, Site
 from lipcompile.text import count, number, percent, table
 from lipcompile.zeroing import Zeroing
@@ -134,6 +136,8 @@ class HardenResult:
         rows: One row per linear layer, in graph order.
         compaction: Channels that were removed, or could not be, where that was asked for.
         ensemble: What stands around the model, if anything.
+        rescaling: How its weights were scaled, if they were.
+        abstention: What its abstain head says, if it has one.
         agreement: Outputs against the original's, or None without calibration data.
         inlined: Local functions that were inlined.
         dry_run: Nothing was written.
@@ -151,6 +155,8 @@ class HardenResult:
     rows: tuple[LayerRow, ...]
     compaction: CompactionReport | None
     ensemble: Ensemble | None
+    rescaling: Rescaling | None
+    abstention: Head | None
     agreement: Agreement | None
     inlined: tuple[str, ...] = ()
     dry_run: bool = False
@@ -164,7 +170,10 @@ class HardenResult:
 
     def findings(self) -> tuple[Finding, ...]:
         """What was checked before anything was written, and every gate."""
-        checks = [Finding("signature and structure", True, "as those of the original")]
+        same = "as those of the original"
+        if self.abstention is not None:
+            same += ", but for the abstain head"
+        checks = [Finding("signature and structure", True, same)]
         if self.table is not None:
             checks.append(Finding("layers", None, self._layers_line()))
         finite = None if self.agreement is None else True  # a result is made only where it is
@@ -194,6 +203,8 @@ class HardenResult:
             "inlined": list(self.inlined),
             "dry_run": self.dry_run,
             "ensemble": self.ensemble.to_json() if self.ensemble else None,
+            "lipschitz": self.rescaling.to_json() if self.rescaling else None,
+            "abstain": self.abstention.to_json() if self.abstention else None,
             "calibration": self._calibration(),
         }
 
@@ -233,10 +244,13 @@ class HardenResult:
         lines = [] if self.table is None else [self._layers_line()]
         if self.compaction is not None:
             lines.append(str(self.compaction))
-        if self.ensemble is not None:
-            lines.append(f"ensemble: {self.ensemble}")
-        if self.inlined:
-            lines.append(f"local functions inlined: {', '.join(self.inlined)}")
+        beside = {
+            "ensemble": self.ensemble,
+            "rescaled": self.rescaling,
+            "abstains": self.abstention,
+            "local functions inlined": ", ".join(self.inlined) or None,
+        }
+        lines += [f"{what}: {done}" for what, done in beside.items() if done is not None]
         lines.append(self._agreement_line())
         top1 = self.agreement.top1 if self.agreement is not None else None
         if top1 is not None and top1 < _LOW_AGREEMENT:

@@ -74,6 +74,16 @@ def logits_behind(model: ir.Model, output: str) -> str:
     return node.inputs[0].name or output
 
 
+def logits_name(model: ir.Model, output: str) -> str:
+    """What a Softmax or LogSoftmax that ends in `output` reads, else `output`.
+
+    Both keep the order of the scores; unlike `logits_behind`, this is not about gradients.
+    """
+    node = final_softmax(model, output)
+    value = node.inputs[0] if node is not None else None
+    return output if value is None else value.name or output
+
+
 def final_softmax(model: ir.Model, output: str) -> ir.Node | None:
     """The Softmax or LogSoftmax that gives `output`, if one does."""
     producers = nodes_by_output(model.graph)

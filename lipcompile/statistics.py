@@ -30,17 +30,35 @@ def exact_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[fl
     return float(interval.low), float(interval.high)
 
 
-def near_chance(right: np.ndarray, classes: int) -> str | None:
+def lower_limit(successes: int, n: int, alpha: float) -> float:
+    """Clopper and Pearson's exact one-sided limit: below the true share with >= 1 - alpha.
+
+    The p with P(Bin(n, p) >= successes) = alpha, which is the alpha quantile of
+    Beta(successes, n - successes + 1); moved down by 1e-12 of itself for rounding.
+
+    Args:
+        successes: 0 to n.
+        n: Independent trials; 0 tells nothing.
+        alpha: In (0, 1).
+    """
+    if successes == 0:
+        return 0.0
+    quantile = special.betaincinv(successes, n - successes + 1, alpha)
+    return float(quantile) * (1 - 1e-12)
+
+
+def near_chance(right: np.ndarray, classes: int, who: str = "the original") -> str | None:
     """A note for readers, where guessing may explain how often a classifier was right.
 
     Args:
         right: bool [N], N >= 1.
         classes: How many there are to guess from.
+        who: What the note calls the classifier.
     """
     if exact_interval(int(right.sum()), len(right))[0] > 1 / classes:
         return None
     return (
-        f"the original is right on {percent(right.mean())} of {len(right)} images, which "
+        f"{who} is right on {percent(right.mean())} of {len(right)} images, which "
         f"chance ({percent(1 / classes)}) may explain: check labels and preprocessing"
     )
 

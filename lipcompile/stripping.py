@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lipcompile import model_io
+from lipcompile.abstaining.wrapping import take_off
 from lipcompile.ensembles.wrapping import unwrap
 from lipcompile.errors import CheckFailed, ModelError
 from lipcompile.model_io import LoadedModel
@@ -18,10 +19,12 @@ from lipcompile.passes.remove_forged import RemoveForged
 from lipcompile.records import (
     COLUMNS,
     INLINED,
+    LIPSCHITZ,
     SITES,
     SOURCE,
     SOURCE_FILE,
     is_ours,
+    read_record,
     read_records,
     read_sites,
 )
@@ -31,7 +34,8 @@ from lipcompile.text import count
 def strip(
     model: object, output: str | os.PathLike[str] | None = None, force: bool = False
 ) -> StripResult:
-    """Takes the forged functions out of a hardened model, of every run, and its ensemble off.
+    """Takes the forged functions out of a hardened model, of every run, and its ensemble or
+    abstain head off.
 
     The result computes what the model computed before it was hardened (its digest is compared
     with the one in the provenance; it covers large external tensors by samples), and is the
@@ -48,8 +52,8 @@ def strip(
         The result; `result.model` is the original in the kind that was handed in.
 
     Raises:
-        ModelError: The model is not hardened, its weights were edited (variant "weight"), or
-            another tool changed it.
+        ModelError: The model is not hardened, its weights were edited (variant "weight", or
+            rescaled), or another tool changed it.
         OutputError: The output cannot be written.
         CheckFailed: The result is not what was hardened; nothing was written.
     """
@@ -57,7 +61,8 @@ def strip(
     if target is not None:
         model_io.check_output(target, force, model_io.paths_among(model))
     whole = model_io.load(model)
-    loaded, around = unwrap(whole)
+    headless, head = take_off(whole)
+    loaded, around = unwrap(headless)
     _check_ours(whole)
     records = read_sites(loaded.metadata)
     layers = _layers(loaded, records)
@@ -79,6 +84,7 @@ def strip(
         files=files,
         layers=layers,
         ensemble=str(around) if around is not None else None,
+        head=str(head) if head is not None else None,
         source=loaded.metadata[SOURCE],
         source_file=loaded.metadata.get(SOURCE_FILE),
         file=digest,
@@ -111,6 +117,12 @@ def _check_ours(loaded: LoadedModel) -> None:
             f"'{loaded.name}' was hardened by editing the weights of "
             f"{count(layers, 'layer')} (variant weight), and what stood there is not in the "
             f"file: take the original, {metadata[SOURCE]}"
+        )
+    if (scaled := read_record(metadata, LIPSCHITZ)) is not None:
+        raise ModelError(
+            f"'{loaded.name}' was rescaled to a product bound of {scaled.get('bound')}, which "
+            "edited its weights and biases, and what stood there is not in the file: take the "
+            f"original, {metadata[SOURCE]}"
         )
 
 
@@ -157,6 +169,7 @@ class StripResult:
         files: Every file that was written, the model first.
         layers: Names of the layers whose forged function was taken out.
         ensemble: What was taken off around the model, in words, if anything.
+        head: What the abstain head that was taken off said, if there was one.
         source: Digest of what the original computes; the result's is the same.
         source_file: SHA-256 of the original's file, in hexadecimal, where it was one.
         file: SHA-256 of the result's bytes.
@@ -171,6 +184,7 @@ class StripResult:
     files: tuple[Path, ...]
     layers: tuple[str, ...]
     ensemble: str | None
+    head: str | None
     source: str
     source_file: str | None
     file: str
@@ -193,6 +207,7 @@ class StripResult:
             "files": [str(path) for path in self.files],
             "layers": list(self.layers),
             "ensemble": self.ensemble,
+            "abstain": self.head,
             "identical": self.identical,
             "differences": list(self.differences),
             "sampled": self.sampled,
@@ -203,8 +218,10 @@ class StripResult:
 
     def __str__(self) -> str:
         done = [f"forged functions of {count(self.layers, 'layer')} taken out"]
-        if self.ensemble is not None:
-            done = [f"ensemble taken off ({self.ensemble})", *(done if self.layers else [])]
+        around = {"ensemble": self.ensemble, "abstain head": self.head}
+        taken = [f"{what} taken off ({it})" for what, it in around.items() if it is not None]
+        if taken:
+            done = [*taken, *(done if self.layers else [])]
         lines = [f"{self.name}: {', '.join(done)}"]
         if self.identical:
             lines.append(

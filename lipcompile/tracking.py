@@ -1,4 +1,4 @@
-"""Results in MLflow: what the documents of harden, audit, sweep and verify say, as one run."""
+"""Results in MLflow: what the documents of one model say, as one run."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def log_mlflow(
     MLflow's own telemetry is switched off, unless MLFLOW_DISABLE_TELEMETRY says otherwise.
 
     Args:
-        results: JSON of harden, audit, sweep and verify; at most one of each.
+        results: JSON of harden, audit, certify, sweep and verify; at most one of each.
         tracking_uri: A server, or a folder; the default is what MLflow was told.
         experiment: Made where it does not exist; the default is MLFLOW_EXPERIMENT_NAME, else
             "lipcompile".
@@ -121,7 +121,9 @@ def log_mlflow(
 
 def _check_kinds(documents: Sequence[Document]) -> None:
     if not documents:
-        raise DataError("no result is named: give the JSON of harden, audit, sweep or verify")
+        raise DataError(
+            "no result is named: give the JSON of harden, audit, certify, sweep or verify"
+        )
     seen: dict[str, str] = {}
     for document in documents:
         if document.kind in seen:

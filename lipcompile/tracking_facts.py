@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lipcompile.documents import Document, Kind
+from lipcompile.documents import Document, Kind, certified_models
 from lipcompile.findings import PASSED
 
 _LONGEST = 500  # of a parameter in servers before MLflow 2.11
@@ -33,6 +33,7 @@ _PATHS = {  # document -> where a number stands, and the metric that it becomes
         "seconds": "seconds",
     },
     "sweep": {"seconds": "seconds"},
+    "certify": {"seconds": "seconds"},
 }
 _PARAMETERS = {
     "harden": ("target", "zero_rate", "compact", "calibration.data.samples"),
@@ -49,12 +50,12 @@ _PARAMETERS = {
         *("data.seed", "budget.max_accuracy_drop", "budget.max_latency_ratio"),
         *("budget.min_agreement", "budget.min_robust_accuracy"),
     ),
+    "certify": (
+        *("method", "norm", "eps", "unit", "smoothing.procedure", "smoothing.sigma"),
+        *("smoothing.n0", "smoothing.n", "smoothing.alpha", "smoothing.seed"),
+        *("data.name", "data.images", "data.digest", "versions"),
+    ),
 }
-_VERDICTS: tuple[Kind, ...] = (
-    "audit",
-    "sweep",
-    "verify",
-)  # the first one there speaks for the run
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,7 @@ def collect(documents: Sequence[Document]) -> Facts:
     sweep = by_kind.get("sweep", {})
     _audit(facts, by_kind.get("audit") or _at(sweep, "confirmed.audit") or {})
     _sweep(facts, sweep)
+    _certify(facts, by_kind.get("certify", {}))
     _tags(facts, documents)
     return facts
 
@@ -116,6 +118,8 @@ def _settings(facts: Facts, by_kind: Mapping[Kind, dict[str, Any]]) -> None:
     source = by_kind.get("harden") or chosen or by_kind.get("verify") or {}
     for key in ("variant", "c_r", "c_r_by_layer", "ensemble"):
         facts.set_param(key, _at(source, key))
+    for key, path in {"lipschitz": "lipschitz.bound", "abstain": "abstain.eps"}.items():
+        facts.set_param(key, _at(source, path))
     form = _at(source, "form")
     for key, value in form.items() if isinstance(form, dict) else ():
         facts.set_param("form" if key == "name" else f"form.{key}", value)
@@ -166,6 +170,18 @@ def _sweep(facts: Facts, sweep: Mapping[str, Any]) -> None:
     _share(facts, "sweep.confirmed.original_accuracy", _at(confirmed, "original_accuracy"))
 
 
+def _certify(facts: Facts, certify: dict[str, Any]) -> None:
+    for role, one in certified_models(certify).items():
+        _share(facts, f"certify.accuracy.{role}", _at(one, "accuracy"))
+        _share(facts, f"certify.certified_accuracy.{role}", _at(one, "certified"))
+        facts.set_metric(f"certify.median_radius_l2.{role}", _at(one, "median_radius_l2"))
+        bounds = _at(one, "bounds.by_method")
+        for method, bound in bounds.items() if isinstance(bounds, dict) else ():
+            facts.set_metric(f"certify.lipschitz_bound.{role}.{method}", bound)
+        facts.set_metric(f"certify.largest_pair_bound.{role}", _at(one, "bounds.largest_pair"))
+    _difference(facts, "certify.certified_difference", _at(certify, "difference"))
+
+
 def _share(facts: Facts, name: str, share: object) -> None:
     facts.set_metric(name, _at(share, "value"))
     interval = _at(share, "interval")
@@ -188,9 +204,19 @@ def _tags(facts: Facts, documents: Sequence[Document]) -> None:
         facts.set_tag("original", document.original)
         facts.set_tag("hardened", document.hardened)
     by_kind = {document.kind: document.content for document in documents}
-    verdicts = [by_kind[kind].get("verdict") for kind in _VERDICTS if kind in by_kind]
-    facts.set_tag("verdict", verdicts[0] if verdicts else "not attacked")
+    facts.set_tag("verdict", _verdict(by_kind))
     facts.set_tag("outcome", f"failed: {'; '.join(failed)}" if failed else PASSED)
+
+
+def _verdict(by_kind: Mapping[Kind, dict[str, Any]]) -> object:
+    """The word that a report of the same documents says."""
+    for kind in ("audit", "sweep"):
+        if kind in by_kind:
+            return by_kind[kind].get("verdict")
+    verify = by_kind.get("verify")
+    if "certify" in by_kind and (verify is None or verify.get("holds")):
+        return "certified"
+    return "not attacked" if verify is None else verify.get("verdict")
 
 
 def _failed(content: Mapping[str, Any]) -> list[str]:

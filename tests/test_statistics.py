@@ -18,6 +18,7 @@ from lipcompile.statistics import (
     _tail,
     difference_interval,
     exact_interval,
+    lower_limit,
     mcnemar,
     sign_test,
 )
@@ -236,3 +237,33 @@ def test_equal_outcomes_show_no_difference() -> None:
     result = PairedDifference.of(same, same)
     assert (result.difference, result.p) == (0.0, 1.0)
     assert result.low == -result.high
+
+
+# The one-sided limit
+
+
+@pytest.mark.parametrize("n", [1, 20, 400])
+@pytest.mark.parametrize("alpha", [0.05, 0.001])
+def test_lower_limit_is_above_the_share_with_probability_alpha_at_most(
+    n: int, alpha: float
+) -> None:
+    k = np.arange(n + 1)
+    limits = np.array([lower_limit(int(i), n, alpha) for i in k])
+    assert np.all(np.diff(limits) > 0)
+    for p in (0.01, 0.3, 0.5, 0.8, 0.95, 0.999):
+        assert stats.binom.pmf(k, n, p)[limits > p].sum() <= alpha
+    just_below = limits[1:] * (1 - 1e-9)  # as large as it may be: the level is used up
+    np.testing.assert_allclose(stats.binom.sf(k[1:] - 1, n, just_below), alpha, rtol=1e-5)
+
+
+def test_planted_wald_limit_is_caught() -> None:
+    k, n = np.arange(401), 400
+    limits = k / n - 1.6449 * np.sqrt(k / n * (1 - k / n) / n)
+    wrong = max(stats.binom.pmf(k, n, p)[limits > p].sum() for p in (0.8, 0.95, 0.999))
+    assert wrong > 2 * 0.05
+
+
+def test_lower_limit_at_its_ends() -> None:
+    assert lower_limit(0, 10, 0.05) == 0.0
+    assert lower_limit(0, 0, 0.05) == 0.0
+    assert lower_limit(100_000, 100_000, 0.001) == pytest.approx(0.001**1e-5, rel=1e-11)

@@ -179,6 +179,37 @@ def test_a_sweep_that_chose_nothing_has_no_setting() -> None:
     assert not [key for key in facts.metrics if key.startswith("sweep.chosen")]
 
 
+def test_certificates_are_logged_by_model() -> None:
+    facts = collect([document(whole.certify())])
+    assert facts.params["certify.method"] == "lipschitz"
+    assert facts.params["certify.eps"] == "0.25"
+    assert "certify.smoothing.sigma" not in facts.params
+    assert facts.metrics["certify.accuracy.original"] == 0.8
+    assert facts.metrics["certify.certified_accuracy.hardened"] == 0.35
+    assert facts.metrics["certify.certified_accuracy.hardened.low"] < 0.35
+    assert facts.metrics["certify.certified_difference"] == -0.05
+    assert facts.metrics["certify.certified_difference.mcnemar_p"] == 0.5
+    assert facts.metrics["certify.median_radius_l2.original"] == 0.2
+    assert facts.metrics["certify.lipschitz_bound.original.ECLipsE-Fast"] == 77.0
+    assert facts.metrics["certify.largest_pair_bound.original"] == 39.25
+    assert facts.tags["lipcompile.verdict"] == "certified"
+    assert facts.tags["lipcompile.original"] == whole.ORIGINAL
+    assert facts.tags["lipcompile.hardened"] == whole.HARDENED
+    alone = collect([document(whole.smoothed(original=False))])
+    assert alone.params["certify.smoothing.sigma"] == "0.25"
+    assert "certify.accuracy.original" not in alone.metrics
+    assert "certify.certified_accuracy.hardened" in alone.metrics
+
+
+def test_the_verdict_is_the_one_of_a_report() -> None:
+    certify, verify = document(whole.certify()), document(whole.verify())
+    assert collect([certify, verify]).tags["lipcompile.verdict"] == "certified"
+    wrong = document(whole.verify(holds=False))
+    assert "NOT" in collect([certify, wrong]).tags["lipcompile.verdict"]
+    audit = document(whole.audit("improved"))
+    assert collect([certify, audit]).tags["lipcompile.verdict"] == "improved"
+
+
 def test_without_an_attack_that_is_the_verdict() -> None:
     assert collect([document(HARDEN)]).tags["lipcompile.verdict"] == "not attacked"
 
@@ -373,7 +404,7 @@ def test_incomplete_results_are_refused(
 
 @pytest.mark.parametrize("content", [{}, {"original": None, "model": 5, "hardened": "x"}])
 def test_digests_of_an_incomplete_document_are_unknown(content: dict[str, Any]) -> None:
-    for kind in ("audit", "sweep"):
+    for kind in ("audit", "sweep", "certify"):
         found = document({"schema": f"lipcompile.{kind}/1", **content})
         assert (found.original, found.hardened) == (None, None)
 

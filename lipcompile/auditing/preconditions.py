@@ -10,7 +10,7 @@ import torch
 from lipcompile.auditing.campaign import Campaign
 from lipcompile.errors import DataError, ModelError, OptionError, ProviderError
 from lipcompile.model_io import LoadedModel
-from lipcompile.records import SOURCE
+from lipcompile.records import ABSTAIN, SOURCE, read_record
 from lipcompile.statistics import near_chance
 
 _VALUES_PER_BATCH = 1_500_000  # pixel values; more does not fit the caches of a CPU
@@ -68,6 +68,7 @@ def check_pair(original: LoadedModel, hardened: LoadedModel) -> list[str]:
         ModelError: They do not.
     """
     for model in (original, hardened):
+        _check_plain_scores(model)
         if len(model.inputs) != 1:
             raise ModelError(
                 f"'{model.name}' has {len(model.inputs)} inputs and cannot be audited: "
@@ -93,6 +94,16 @@ def check_pair(original: LoadedModel, hardened: LoadedModel) -> list[str]:
             "name the original that was hardened with --original"
         )
     return []
+
+
+def _check_plain_scores(model: LoadedModel) -> None:
+    record = read_record(model.metadata, ABSTAIN)
+    if record is not None and record.get("as") == "logit":
+        raise ModelError(
+            f"'{model.name}' has an abstain logit, a score that is no class, and an audit "
+            "compares classes: audit the model without it ('lipcompile strip', which changes "
+            "no class), or one made with --abstain-as bool"
+        )
 
 
 def check_labels(campaign: Campaign) -> None:

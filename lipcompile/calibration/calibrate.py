@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lipcompile import model_io
+from lipcompile.abstaining.wrapping import take_off
 from lipcompile.calibration import runners
 from lipcompile.calibration.counting import Counting, check_readable_twice, prepare_counting
 from lipcompile.calibration.journal import Journal, beside
@@ -61,7 +62,7 @@ def calibrate(
     target = Path(output) if output is not None else None
     if target is not None:
         model_io.check_output(target, force, model_io.paths_among(model, data, table))
-    loaded, _ = unwrap(model_io.load(model))
+    loaded, _ = unwrap(take_off(model_io.load(model))[0])
     if target is not None:
         model_io.check_output(target, force, tuple(item.path for item in loaded.external))
     sites = find_sites(loaded.graph_ir, selector)

@@ -38,6 +38,8 @@ class ScanOptions:
             cluster ("ray").
         ray_address: Of the cluster, as `ray.init` takes it; None starts one on this machine
             for as long as the scan takes.
+        bounds: Whether what is said of images serves bounds as well, so that it has a meaning
+            with arrays too; `harden` sets it.
     """
 
     samples: int | None = None
@@ -52,6 +54,7 @@ class ScanOptions:
     resume: bool = True
     runner: Literal["local", "ray"] = "local"
     ray_address: str | None = None
+    bounds: bool = False
 
     def __post_init__(self) -> None:
         for name, value in (("samples", self.samples), ("batch size", self.batch_size)):

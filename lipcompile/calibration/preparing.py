@@ -43,7 +43,8 @@ def prepare_scan(
         on_bad_sample=options.on_bad_sample,
         shard=options.part,
     )
-    if transform.current() is None and (options.preprocess or options.image_flags):
+    said = options.preprocess or options.image_flags
+    if said and transform.current() is None and not options.bounds:
         raise OptionError(
             f"'{source.label}' holds arrays, which are fed as they are, so --preprocess and "
             "flags such as --mean do nothing: leave them out, or give images"

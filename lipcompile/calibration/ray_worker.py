@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lipcompile import model_io
+from lipcompile.abstaining.wrapping import take_off
 from lipcompile.calibration.journal import ScanState
 from lipcompile.calibration.options import ScanOptions
 from lipcompile.calibration.preparing import prepare_scan
@@ -72,7 +73,7 @@ def _open_scan(recipe: Recipe) -> Scan:
     ray: Any = importlib.import_module("ray")
     given, data = recipe.model, recipe.data
     model = given if isinstance(given, str) else model_io.parse(ray.get(given))
-    loaded, _ = unwrap(model_io.load(model, recipe.base_dir))
+    loaded, _ = unwrap(take_off(model_io.load(model, recipe.base_dir))[0])
     if loaded.digest != recipe.digest:
         raise ModelError(
             f"a worker finds another model at '{given}' than this process: put the same file "

@@ -152,7 +152,7 @@ def evidence_flags(
             files = {_flag(key): path for key, path in given.items()}
             files |= {"--junit-xml": junit_xml, "--step-summary": step_summary}
             check_apart(files)
-            check_no_weights(files, [flags[key] for key in _MODELS if key in flags])
+            check_no_weights(files, [flags[key] for key in _MODELS if flags.get(key)])
             force = bool(flags["force"])
             if junit_xml is not None:
                 check_output("--junit-xml", Path(junit_xml), force, inputs)

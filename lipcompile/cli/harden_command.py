@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, get_args
 
 import click
 
+from lipcompile.abstaining.options import AbstainOptions, Kind, parse_radius
 from lipcompile.cli.evidence import Evidence, evidence_flags
 from lipcompile.cli.flags import DATA_HELP, running_flags, scanning_flags
 from lipcompile.cli.options import scanning_options
@@ -14,6 +16,7 @@ from lipcompile.compiler import harden
 from lipcompile.ensembles.options import EnsembleOptions, Mean, Way
 from lipcompile.errors import OptionError
 from lipcompile.forged import FORMS, TARGETS, ForgedFunction, make_form
+from lipcompile.rescaling.options import LipschitzOptions
 
 
 @click.command("harden")
@@ -47,7 +50,7 @@ from lipcompile.forged import FORMS, TARGETS, ForgedFunction, make_form
     "--variant",
     type=click.Choice(["forged", "weight", "none"]),
     help="Insert forged functions, zero weight columns, or neither.  [default: forged; none "
-    "for --ensemble without --cr, --cr-file, --form or --target]",
+    "for --ensemble, --lipschitz or --abstain without --cr, --cr-file, --form or --target]",
 )
 @click.option(
     "--zero-rate",
@@ -88,7 +91,31 @@ from lipcompile.forged import FORMS, TARGETS, ForgedFunction, make_form
     "--image-input", metavar="NAME", help="The input to view, where its shape does not tell."
 )
 @click.option(
-    "--scores", metavar="NAME", help="The output to average, where its shape does not tell."
+    "--scores", metavar="NAME", help="The output with scores, where its shape does not tell."
+)
+@click.option(
+    "--lipschitz",
+    metavar="L",
+    help="Rescale weights and biases so that the product bound of the logits (l2, per unit of "
+    "pixels in [0, 1]) becomes L and no decision changes.",
+)
+@click.option(
+    "--abstain",
+    metavar="EPS",
+    help="Let the model tell which answers no change of the image by at most EPS (l2, in "
+    "pixel units) can change.",
+)
+@click.option(
+    "--abstain-as",
+    type=click.Choice(get_args(Kind)),
+    help="By one more class, which wins where that is not certain, or by an output "
+    "'certified'.  [default: logit]",
+)
+@click.option(
+    "--abstain-top",
+    type=int,
+    metavar="K",
+    help="The answer stays among the K highest scores.  [default: 1]",
 )
 @click.option(
     "-o",
@@ -138,15 +165,19 @@ def command(
 
     Runs MODEL once over calibration data, records the largest activation in front of each
     selected layer, and puts a function there that suppresses activations below a threshold
-    relative to it. With --ensemble, makes a classifier the mean over views of its image.
-    The result has the same inputs and outputs.
+    relative to it. With --ensemble, makes a classifier the mean over views of its image; with
+    --lipschitz, gives it a product bound; with --abstain, lets it tell which answers are
+    certified. The result has the same inputs, and the same outputs but for --abstain.
 
     \b
     Examples:
       lipcompile harden model.onnx --calib imagenet_subset/ --cr 2^-7
       lipcompile harden model.onnx --ensemble flip
+      lipcompile harden model.onnx --lipschitz 1 --abstain 0.5 --mean 0.1307 --std 0.3081
     """
-    ensemble = _ensemble(flags)
+    scores = flags.pop("scores")
+    bounded = _bounded(flags, scores)
+    ensemble = _ensemble(flags, scores, bool(bounded))
     selector, scan, runtime = scanning_options(flags)
     with progress("calibrating", not (no_progress or quiet)) as update:
         result = harden(
@@ -154,6 +185,7 @@ def command(
             calib,
             form=_form(form, a, b),
             ensemble=ensemble,
+            **bounded,
             selector=selector,
             scan=scan,
             runtime=runtime,
@@ -170,14 +202,35 @@ def _form(name: str | None, a: float | None, b: float | None) -> ForgedFunction 
     return make_form(name or "smooth", a=a, b=b)
 
 
-def _ensemble(flags: dict[str, Any]) -> EnsembleOptions | None:
-    """Takes the flags of an ensemble out of `flags`; the layout serves calibration as well."""
+def _bounded(flags: dict[str, Any], scores: str | None) -> dict[str, Any]:
+    """Takes the flags of rescaling and abstaining out of `flags`, as arguments of `harden`."""
+    bound, eps = flags.pop("lipschitz"), flags.pop("abstain")
+    given = {"kind": flags.pop("abstain_as"), "top": flags.pop("abstain_top")}
+    given = {name: value for name, value in given.items() if value is not None}
+    options: dict[str, Any] = {}
+    if bound is not None:
+        options["lipschitz"] = replace(LipschitzOptions.of(bound), scores=scores)
+    if eps is not None:
+        options["abstain"] = AbstainOptions(parse_radius(eps), scores=scores, **given)
+    elif given:
+        flag = "abstain-as" if "kind" in given else "abstain-top"
+        raise OptionError(
+            f"--{flag} is about an abstain head, and there is none: add --abstain"
+        )
+    return options
+
+
+def _ensemble(
+    flags: dict[str, Any], scores: str | None, bounded: bool
+) -> EnsembleOptions | None:
+    """Takes the flags of an ensemble out of `flags`; the layout serves calibration as well,
+    and the scores what is `bounded`."""
     views = flags.pop("ensemble")
     given = {
         "mean": flags.pop("ensemble_mean"),
         "by": flags.pop("ensemble_by"),
         "image_input": flags.pop("image_input"),
-        "scores": flags.pop("scores"),
+        "scores": None if views is None and bounded else scores,
     }
     given = {name: value for name, value in given.items() if value is not None}
     if views is None:

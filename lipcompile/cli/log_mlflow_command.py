@@ -41,9 +41,9 @@ def command(
 ) -> None:
     """Log results to MLflow.
 
-    RESULTS are JSON files of harden, audit, sweep and verify, at most one of each, about one
-    model. They become one run: settings as parameters, numbers as metrics, the verdict and
-    digests as tags, the files as artifacts.
+    RESULTS are JSON files of harden, audit, certify, sweep and verify, at most one of each,
+    about one model. They become one run: settings as parameters, numbers as metrics, the
+    verdict and digests as tags, the files as artifacts.
 
     \b
     Example:

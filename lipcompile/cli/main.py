@@ -29,6 +29,7 @@ COMMANDS = {
     "strip": "Give back the model as it was before hardening.",
     "sweep": "Find the setting to ship: c_r, form and variant.",
     "audit": "Attack a hardened model and its original, and compare them.",
+    "certify": "Prove how far images can be perturbed before the class changes.",
     "report": "Make one page of what the other commands found.",
     "export-triton": "Put a model into a Triton model repository.",
     "log-mlflow": "Log results to MLflow.",

@@ -25,11 +25,11 @@ from lipcompile.cli.show import unheard
 def command(
     results: tuple[str, ...], outputs: tuple[str, ...], title: str | None, force: bool
 ) -> None:
-    """Make one page of what harden, audit, sweep and verify found.
+    """Make one page of what harden, audit, certify, sweep and verify found.
 
-    RESULT is the JSON that --save-result (harden) or -o (audit, sweep, verify) wrote; one of
-    each at most, all about one model. The page says the verdict first, holds all of its data,
-    and loads nothing.
+    RESULT is the JSON that --save-result (harden) or -o (audit, certify, sweep, verify) wrote;
+    one of each at most, all about one model. The page says the verdict first, holds all of its
+    data, and loads nothing.
 
     \b
     Example:

@@ -27,9 +27,7 @@ def batch_obstacle(model: LoadedModel, image: ImageInput) -> str | None:
     given = next(value for value in graph.inputs if value.name == image.spec.name)
     behind = nodes_behind(graph, given)
     for node in graph:
-        if node in behind and (
-            how := _mixes_images(node) or _branches_on(node, given, behind)
-        ):
+        if node in behind and (how := mixes_images(node) or _branches_on(node, given, behind)):
             return f"has a {node.op_type} '{node.name}' that {how}"
     tensors = {value.name for node in behind for value in node.outputs}
     tensors -= {spec.name for spec in model.outputs}
@@ -46,7 +44,7 @@ def batch_obstacle(model: LoadedModel, image: ImageInput) -> str | None:
     return None
 
 
-def _mixes_images(node: ir.Node) -> str | None:
+def mixes_images(node: ir.Node) -> str | None:
     """What lets one image of a batch see another, where the operator tells by itself."""
     if node.op_type == "DynamicQuantizeLinear":
         return "scales by the largest value of the batch"

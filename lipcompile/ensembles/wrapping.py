@@ -21,8 +21,8 @@ from lipcompile.graph_walks import nodes_behind
 from lipcompile.model_io import LoadedModel
 from lipcompile.passes.unwrap_ensemble import UnwrapEnsemble
 from lipcompile.passes.wrap_ensemble import WrapEnsemble
-from lipcompile.provenance import source_keys
-from lipcompile.records import ENSEMBLE, SOURCE, read_ensemble
+from lipcompile.provenance import added_keys
+from lipcompile.records import ENSEMBLE, read_ensemble
 from lipcompile.signature import TensorSpec
 
 
@@ -37,9 +37,7 @@ def wrap(source: LoadedModel, proto: Any, ensemble: Ensemble) -> Any:
     Raises:
         ModelError: The graph cannot be run once for each view.
     """
-    metadata: dict[str, str | None] = {ENSEMBLE: json.dumps(ensemble.to_json())}
-    if not any(prop.key == SOURCE for prop in proto.metadata_props):
-        metadata = {**source_keys(source), **metadata}
+    metadata = added_keys(source, proto, {ENSEMBLE: json.dumps(ensemble.to_json())})
     spec = ensemble.image.spec
     tensors: set[str] = set()
 

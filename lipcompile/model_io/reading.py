@@ -6,7 +6,7 @@ import copy
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -114,6 +114,11 @@ def load(model: object, base_dir: Path | None = None) -> LoadedModel:
     return LoadedModel(
         kind, name, path, base_dir, proto, graph_ir, external, digest, inlined, file_digest
     )
+
+
+def reload(source: LoadedModel, proto: onnx.ModelProto) -> LoadedModel:
+    """`proto`, a rewrite of `source`, loaded under its name."""
+    return replace(load(proto, source.base_dir), name=source.name)
 
 
 def _read(model: object) -> tuple[Kind, str, Path | None, onnx.ModelProto, str | None]:

@@ -1,4 +1,4 @@
-"""One page of what harden, audit, sweep and verify found: the verdict, then its evidence.
+"""One page of what the other commands found: the verdict, then its evidence.
 
 from lipcompile.report import read_report, write_report
 report = read_report([Path("audit.json"), Path("harden.json")])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from lipcompile.documents import Document
+from lipcompile.documents import Document, certified_models
 from lipcompile.report.wording import hardening, views
 from lipcompile.unprintable import shown
 
@@ -23,6 +23,7 @@ class Evidence:
         sweep: Of `sweep`.
         audit: Of `audit`, or the one that the sweep ended with.
         verify: Of `verify`.
+        certify: Of `certify`.
         files: Kind, file name and version of every document.
         audit_of_sweep: The audit is the one that the sweep ended with.
     """
@@ -31,6 +32,7 @@ class Evidence:
     sweep: Content | None
     audit: Content | None
     verify: Content | None
+    certify: Content | None
     files: tuple[tuple[str, str, str], ...]
     audit_of_sweep: bool
 
@@ -51,6 +53,7 @@ class Evidence:
             sweep,
             audit,
             found.get("verify"),
+            found.get("certify"),
             files,
             own is None and inner is not None,
         )
@@ -96,6 +99,19 @@ class Evidence:
         )
 
     @property
+    def certified(self) -> dict[str, Content]:
+        """What was certified of "original" and "hardened", or of one of them."""
+        return certified_models(self.certify) if self.certify else {}
+
+    @property
+    def certified_alone(self) -> str | None:
+        """The name of the one model that this is about, where nothing names another one."""
+        if any((self.harden, self.sweep, self.audit, self.verify)):
+            return None
+        names = [str(one["name"]) for one in self.certified.values()]
+        return names[0] if len(names) == 1 else None
+
+    @property
     def original_name(self) -> str:
         if self.audit:
             return str(self.audit["original"]["name"])
@@ -103,8 +119,11 @@ class Evidence:
             return str(self.verify["original"])
         if self.harden:
             return str(self.harden["model"])
-        assert self.sweep
-        return str(self.sweep["model"]["name"])
+        if self.sweep:
+            return str(self.sweep["model"]["name"])
+        if "original" in self.certified:
+            return str(self.certified["original"]["name"])
+        return str(self.certified["hardened"]["source"])[:19]  # all that is known of it
 
     @property
     def hardened_name(self) -> str | None:
@@ -114,6 +133,8 @@ class Evidence:
             return str(self.verify["hardened"])
         if self.harden and self.harden["output"]:
             return PurePath(self.harden["output"]).name
+        if "hardened" in self.certified:
+            return str(self.certified["hardened"]["name"])
         return None
 
     @property
@@ -121,7 +142,7 @@ class Evidence:
         """What must be seen before anything else: gates and checks that do not hold."""
         found = [
             f"{kind} failed: {gate}"
-            for kind in ("sweep", "audit", "verify", "harden")
+            for kind in ("sweep", "audit", "verify", "certify", "harden")
             for gate in (getattr(self, kind) or {}).get("failed_gates") or ()
         ]
         if self.verify and not self.verify["holds"] and not self.verify["failed_gates"]:
@@ -137,6 +158,7 @@ class Evidence:
             "audit": None if self.audit_of_sweep else (self.audit or {}).get("hardened"),
             "harden": None if harden else self.harden,
             "verify": self.verify,
+            "certify": self.certified.get("hardened"),
         }
         inner = (self.confirmed or {}).get("audit")
         chosen = inner["hardened"]["digest"] if inner else None

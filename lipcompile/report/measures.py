@@ -8,7 +8,15 @@ from typing import Any, Literal
 
 from lipcompile.report.blocks import Cell, Row, Table
 from lipcompile.report.evidence import Content, Evidence
-from lipcompile.report.wording import MISSING, between, points, ratio, share
+from lipcompile.report.wording import (
+    MISSING,
+    between,
+    certified_by,
+    certified_within,
+    points,
+    ratio,
+    share,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +45,8 @@ class Measure:
         where: On what, and which result says so.
         unit: "share" in [0, 1], or "ratio" of the hardened model's over the original's, whose
             interval holds 80 % of the single ratios.
-        original: None for what compares the two.
-        hardened: Of the hardened model.
+        original: None for what compares the two, or was not measured.
+        hardened: Of the hardened model; None where it was not measured.
         difference: Hardened - original, with its interval, where pairs were compared.
     """
 
@@ -46,7 +54,7 @@ class Measure:
     where: str
     unit: Literal["share", "ratio"]
     original: Estimate | None
-    hardened: Estimate
+    hardened: Estimate | None
     difference: Estimate | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -59,10 +67,12 @@ class Measure:
         if gap is not None and gap.value is not None:
             limits = f"{points(gap.low or 0.0)} to {points(gap.high or 0.0)}"
             change = Cell(f"{points(gap.value)} points", limits)
-        before = MISSING if self.original is None else self._cell(self.original)
-        return (Cell(self.name, self.where), before, self._cell(self.hardened), change)
+        before, after = self._cell(self.original), self._cell(self.hardened)
+        return (Cell(self.name, self.where), before, after, change)
 
-    def _cell(self, found: Estimate) -> Cell:
+    def _cell(self, found: Estimate | None) -> str | Cell:
+        if found is None:
+            return MISSING
         if self.unit == "share":
             return Cell(share(found.value), between(found.low, found.high))
         return Cell(ratio(found.value), f"10-90 %: {ratio(found.low)} to {ratio(found.high)}")
@@ -72,6 +82,7 @@ def measures(evidence: Evidence) -> tuple[Measure, ...]:
     """In the order in which they matter."""
     return (
         *_robustness(evidence),
+        *_certificates(evidence),
         *_accuracy(evidence),
         *_agreement(evidence),
         *_latency(evidence),
@@ -118,6 +129,23 @@ def _robustness(evidence: Evidence) -> Iterator[Measure]:
         yield _audited(
             evidence, "worst-case accuracy", "worst_case", "worst_case_difference", where
         )
+
+
+def _certificates(evidence: Evidence) -> Iterator[Measure]:
+    certify = evidence.certify
+    found = {role: one["certified"] for role, one in evidence.certified.items()}
+    if certify is None or not any(found.values()):
+        return
+    known = {role: interval_estimate(one) for role, one in found.items() if one}
+    yield Measure(
+        "certified accuracy",
+        f"certify, {certified_within(certify)}, {certified_by(certify)}, "
+        f"n = {next(iter(known.values())).n}",
+        "share",
+        known.get("original"),
+        known.get("hardened"),
+        _pairs(certify["difference"]),
+    )
 
 
 def _accuracy(evidence: Evidence) -> Iterator[Measure]:

@@ -14,6 +14,7 @@ from lipcompile.errors import DataError
 from lipcompile.report.blocks import Section
 from lipcompile.report.evidence import Evidence, printable
 from lipcompile.report.measures import measures
+from lipcompile.report.sections.certificates import certificates
 from lipcompile.report.sections.layers import singular_values, suppressed
 from lipcompile.report.sections.overview import compared, key_numbers
 from lipcompile.report.sections.provenance import notes, provenance
@@ -47,7 +48,7 @@ class Report:
     def __post_init__(self) -> None:
         if not self.documents:
             raise DataError(
-                "a report needs a result: give one of harden, audit, sweep or verify"
+                "a report needs a result: give one of harden, audit, sweep, verify or certify"
             )
         for first, second in combinations(self.documents, 2):
             if first.kind == second.kind:
@@ -70,6 +71,8 @@ class Report:
         if self.title is not None:
             return str(printable(self.title))
         evidence = self.evidence
+        if evidence.certified_alone:
+            return f"Certificates of {evidence.certified_alone}"
         if evidence.hardened_name:
             return f"{evidence.hardened_name} against {evidence.original_name}"
         return f"Hardening {evidence.original_name}"
@@ -86,6 +89,7 @@ class Report:
             thresholds(evidence),
             robustness(evidence),
             masking(evidence),
+            certificates(evidence),
             latency(evidence),
             verification(evidence),
             provenance(evidence),
@@ -130,7 +134,7 @@ class Report:
 
 
 def read_report(paths: Sequence[Path], title: str | None = None) -> Report:
-    """Reads results that harden, audit, sweep and verify wrote.
+    """Reads results that harden, audit, sweep, verify and certify wrote.
 
     Raises:
         DataError: One cannot be read, is no result, or they do not belong together.

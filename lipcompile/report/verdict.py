@@ -6,11 +6,22 @@ from dataclasses import dataclass, replace
 
 from lipcompile.report.blocks import Tone
 from lipcompile.report.evidence import Content, Evidence
-from lipcompile.report.wording import difference, radius, sentence, share
+from lipcompile.report.wording import (
+    certified_by,
+    certified_within,
+    difference,
+    radius,
+    sentence,
+    share,
+)
 
 _NOT_ATTACKED = (
     "No attack was run: nothing is known about robustness. What follows shows what hardening "
     "costs, not what it brings."
+)
+_ONLY_CERTIFIED = (
+    "No attack was run: what holds beyond the certificates is not known, and more certified "
+    "images do not show a model that is harder to attack."
 )
 _TONES: dict[str, Tone] = {
     "improved": "good",
@@ -19,6 +30,7 @@ _TONES: dict[str, Tone] = {
     "masked": "warn",
     "not attacked": "neutral",
     "nothing chosen": "neutral",
+    "certified": "neutral",
 }
 _HEADLINES = {
     "improved": "More robust than the original",
@@ -39,7 +51,7 @@ class Verdict:
         headline: The same in a short sentence.
         text: What it rests on, in one or two sentences.
         tone: Colour; the word says the same without it.
-        source: Which result decided: audit, sweep, verify or harden.
+        source: Which result decided: audit, sweep, verify, certify or harden.
     """
 
     word: str
@@ -58,11 +70,16 @@ class Verdict:
 
 
 def decide(evidence: Evidence) -> Verdict:
-    """The audit's verdict; without one the sweep's; then verify's; then harden's."""
+    """The audit's verdict; without one the sweep's; then certify's, verify's, harden's.
+
+    A file that is not what it says goes before its certificates.
+    """
     if evidence.audit and not evidence.audit_of_sweep:
         return _attacked(evidence.audit, evidence.audit["verdict"], "audit")
     if evidence.sweep:
         return _swept(evidence, evidence.sweep)
+    if evidence.certify and (evidence.verify is None or evidence.verify["holds"]):
+        return _certified(evidence, evidence.certify)
     if evidence.verify:
         return _verified(evidence.verify)
     return _make("not attacked", (_NOT_ATTACKED,), "harden")
@@ -80,7 +97,8 @@ def _swept(evidence: Evidence, sweep: Content) -> Verdict:
         found = _attacked(evidence.audit, sweep["verdict"], "sweep")
         made = _make(found.word, (*found.text, *beyond, *why), "sweep")
     else:
-        not_attacked = (_NOT_ATTACKED,) if sweep["verdict"] == "not attacked" else ()
+        told = _ONLY_CERTIFIED if evidence.certify else _NOT_ATTACKED
+        not_attacked = (told,) if sweep["verdict"] == "not attacked" else ()
         made = _make(sweep["verdict"], (*beyond, *why, *not_attacked), "sweep")
     return replace(made, tone="warn") if beyond and made.tone != "bad" else made
 
@@ -89,6 +107,26 @@ def _verified(verify: Content) -> Verdict:
     headline = verify["verdict"][:1].upper() + verify["verdict"][1:]
     tone: Tone = "neutral" if verify["holds"] else "bad"
     return Verdict(verify["verdict"], headline, (_NOT_ATTACKED,), tone, "verify")
+
+
+def _certified(evidence: Evidence, certify: Content) -> Verdict:
+    """Says what was proven of each model, and compares nothing in words."""
+    found = {role: one["certified"] for role, one in evidence.certified.items()}
+    shares = {role: share(one["value"]) for role, one in found.items() if one}
+    if len(shares) > 1:
+        told = ", ".join(f"{value} {role}" for role, value in shares.items())
+    else:
+        told = next(iter(shares.values()), "")
+    where = certified_within(certify)
+    headline = f"Certified at {where}: {told}" if told else "Certificates without a radius"
+    gap = certify["difference"]
+    text = [
+        f"Proven by {certified_by(certify)}, on {certify['data']['images']} images"
+        + (f"; difference {difference(gap)}." if gap else ".")
+    ]
+    return Verdict(
+        "certified", headline, (*text, _ONLY_CERTIFIED), _TONES["certified"], "certify"
+    )
 
 
 def _attacked(audit: Content, word: str, source: str) -> Verdict:
@@ -131,6 +169,10 @@ def cautions(evidence: Evidence) -> tuple[str, ...]:
     found = list(_COMMON)
     if evidence.audit:
         found = [*_OF_ATTACKS, *found]
+    if evidence.certify:
+        found = [*_OF_CERTIFICATES, *found]
+        smoothed = evidence.certify["method"] == "smoothing"
+        found.insert(0, _OF_SMOOTHING if smoothed else _OF_BOUNDS)
     if evidence.sweep:
         found.append(_OF_SWEEP)
     return tuple(found)
@@ -153,6 +195,21 @@ _COMMON = (
     "do not show that the model is harder to fool.",
     "Intervals hold for samples that are drawn as these were. Other data, preprocessing or "
     "hardware can give other numbers.",
+)
+_OF_BOUNDS = (
+    "Certificates by Lipschitz bounds hold for the network in real numbers. The deployed file "
+    "computes in floating point, and its rounding is not covered."
+)
+_OF_SMOOTHING = (
+    "Certificates by randomized smoothing are about the smoothed model, which votes over "
+    "noisy copies of an image; the deployed file alone has none of them. Each image's holds "
+    "with probability 1 - alpha, so of many some are expected to be wrong."
+)
+_OF_CERTIFICATES = (
+    "Certified radii are l2 radii in pixels of [0, 1]. They say nothing about other changes "
+    "of an image, such as larger, rotated or blurred ones.",
+    "An image without a certificate is not shown to be breakable: certified accuracy is a "
+    "lower bound. A larger certified radius is no proof of resistance to attacks beyond it.",
 )
 _OF_SWEEP = (
     "The setting was chosen on one part of the data, so its numbers there are too good by "

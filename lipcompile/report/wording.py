@@ -59,6 +59,21 @@ def radius(budget: dict[str, Any]) -> str:
     return f"{budget['norm']} eps = {f'{round(levels)}/255' if whole else number(eps)}"
 
 
+def certified_within(certify: dict[str, Any]) -> str:
+    """ "l2 radius 0.5" that certificates were asked for, or "l2" where none was."""
+    eps = certify["eps"]
+    return f"{certify['norm']} radius {quantity(eps)}" if _known(eps) else str(certify["norm"])
+
+
+def certified_by(certify: dict[str, Any]) -> str:
+    """ "Lipschitz bounds", or "randomized smoothing, sigma = 0.25"."""
+    if certify["method"] == "lipschitz":
+        return "Lipschitz bounds"
+    smoothing = certify["smoothing"]
+    sigma = f", sigma = {quantity(smoothing['sigma'])}" if smoothing else ""
+    return f"randomized smoothing{sigma}"
+
+
 def c_r(value: float | None) -> str:
     """ "2^-7", or the number where it is no power of two."""
     return power_of_two(value).partition(" = ")[0] if _known(value) else MISSING
@@ -67,7 +82,7 @@ def c_r(value: float | None) -> str:
 def hardening(found: dict[str, Any]) -> str:
     """ "form smooth (a = 10, b = 1), c_r = 2^-7" of a harden or sweep setting."""
     form, zero_rate = found.get("form"), found.get("zero_rate")
-    around = f", ensemble {views(found)}" if views(found) else ""
+    around = _around(found)
     if form:
         inner = ", ".join(f"{k} = {v:g}" for k, v in form.items() if k != "name")
         what = f"form {form['name']}" + (f" ({inner})" if inner else "")
@@ -81,6 +96,15 @@ def hardening(found: dict[str, Any]) -> str:
     if patterns:
         what += f", {patterns} layer patterns with a c_r of their own"
     return what + around
+
+
+def _around(found: dict[str, Any]) -> str:
+    """What was done beside hardening layers, after a comma."""
+    bound, head = found.get("lipschitz"), found.get("abstain")
+    parts = [f"ensemble {views(found)}"] if views(found) else []
+    parts += [f"product bound {number(bound['bound'])}"] if bound else []
+    parts += [f"abstains beyond eps_l2 = {number(head['eps'])}"] if head else []
+    return "".join(f", {part}" for part in parts)
 
 
 def views(found: dict[str, Any]) -> str | None:

@@ -14,7 +14,7 @@ from lipcompile.errors import ModelError, OptionError
 from lipcompile.labelled.class_names import Classes, read_classes
 from lipcompile.model_io import LoadedModel
 from lipcompile.ops import MARK
-from lipcompile.records import ENSEMBLE, SOURCE, SOURCE_FILE, is_ours
+from lipcompile.records import ABSTAIN, ENSEMBLE, LIPSCHITZ, SOURCE, SOURCE_FILE, is_ours
 from lipcompile.scores import score_output
 from lipcompile.serving.config import Platform, make_config
 from lipcompile.serving.repository import (
@@ -29,7 +29,14 @@ from lipcompile.text import count, table
 
 _DEFAULT_BATCH = 8
 _TOLD = ("version", "table", "variant", "form", "a", "b", "c_r", "c_r_by_layer", "zero_rate")
-_CLAIMS = (SOURCE, SOURCE_FILE, ENSEMBLE, *(f"{MARK}.{name}" for name in _TOLD))
+_CLAIMS = (
+    SOURCE,
+    SOURCE_FILE,
+    ENSEMBLE,
+    LIPSCHITZ,
+    ABSTAIN,
+    *(f"{MARK}.{name}" for name in _TOLD),
+)
 
 
 def export_triton(

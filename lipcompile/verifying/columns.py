@@ -19,6 +19,9 @@ def check_columns(pair: Pair) -> VerifyCheck:
     if pair.compacted:
         reason = "channels were removed, so the columns have other numbers: see the rebuilt "
         return VerifyCheck(NAME, None, f"{reason}model")
+    if pair.change.rescaling is not None:
+        reason = "the weights were rescaled afterwards: see the rebuilt model"
+        return VerifyCheck(NAME, None, reason)
     found = [fault for record in pair.columns for fault in _faults(pair, record)]
     if found:
         return VerifyCheck(NAME, False, some(found))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lipcompile.calibration.probes import Probe
+from lipcompile.changing import Change
 from lipcompile.checks import Agreement, measure_agreement
 from lipcompile.runtime import Session
 from lipcompile.text import percent
@@ -14,10 +15,10 @@ FINITE = "finite outputs"
 
 
 def check_outputs(
-    session: Session, probes: Sequence[Probe], data: str
+    session: Session, probes: Sequence[Probe], data: str, change: Change
 ) -> tuple[tuple[VerifyCheck, ...], Agreement]:
-    """Finite where the original's are, and how far they lie apart."""
-    agreement, broken = measure_agreement(session, probes)
+    """Finite where the original's are, and how far they lie apart but for `change`."""
+    agreement, broken = measure_agreement(session, probes, change)
     names = [f"'{name}' is NaN or infinite" for name in broken]
     if broken:
         finite = VerifyCheck(

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import onnx_ir as ir
 
 from lipcompile import model_io
+from lipcompile.abstaining.head import Head
+from lipcompile.abstaining.wrapping import take_off
+from lipcompile.changing import Change
 from lipcompile.ensembles.plan import Ensemble
 from lipcompile.ensembles.wrapping import unwrap
-from lipcompile.errors import ModelError
+from lipcompile.errors import InputError, ModelError
 from lipcompile.graph_walks import nodes_by_output
 from lipcompile.linear_layers import LinearLayer
 from lipcompile.model_io import LoadedModel
+from lipcompile.rebuild import MISFITS
 from lipcompile.records import (
     COLUMNS,
     DROPPED,
@@ -38,9 +42,12 @@ class Pair:
     Attributes:
         original: The model before hardening.
         hardened: The file in question.
-        inner: The model in it, without the ensemble that may stand around it.
+        inner: The model in it, without the ensemble or abstain head that it may have.
         ensemble: That ensemble.
-        fault: Why an ensemble could not be taken off; `inner` is the whole file then.
+        head: That abstain head.
+        fault: Why one could not be taken off; `inner` is the whole file then.
+        change: What the provenance says to differ on purpose in the outputs; nothing where it
+            is damaged.
         sites: The provenance's records of forged sites.
         columns: Its records of layers with zeroed columns.
     """
@@ -52,6 +59,8 @@ class Pair:
     fault: str | None
     sites: tuple[Record, ...]
     columns: tuple[Record, ...]
+    head: Head | None = None
+    change: Change = field(default_factory=Change)
 
     @property
     def compacted(self) -> bool:
@@ -108,12 +117,17 @@ def open_pair(original: object, hardened: object) -> tuple[Pair, VerifyCheck]:
             f"{metadata[SOURCE]}, and '{before.name}' is {before.digest}: name the original"
         )
     sites, columns = read_sites(metadata), read_records(metadata, COLUMNS)
-    inner, ensemble, fault = after, None, None
+    inner, ensemble, head, fault = after, None, None, None
+    change = Change()
     try:
-        inner, ensemble = unwrap(after)
-    except ModelError as error:
+        headless, head = take_off(after)
+        inner, ensemble = unwrap(headless)
+        change = Change.told_by(metadata)
+    except (InputError, *MISFITS) as error:
         fault = str(error)
-    pair = Pair(before, after, inner, ensemble, fault, tuple(sites), tuple(columns))
+    pair = Pair(
+        before, after, inner, ensemble, fault, tuple(sites), tuple(columns), head, change
+    )
     return pair, VerifyCheck("belongs together", True, _same(pair))
 
 

@@ -49,7 +49,7 @@ class VerifyResult:
         hardened: Name of the hardened model.
         source: Digest of what the original computes.
         digest: Of what the hardened model computes.
-        variant: "forged", "weight", or "none" for an ensemble alone.
+        variant: "forged", "weight", or "none" for what stands around the model alone.
         data: The samples in words; None where nothing was run.
         checks: In the order in which they were made.
         agreement: Outputs against the original's, where both were run.

@@ -11,6 +11,7 @@ from lipcompile.verifying.numbers import Side
 from lipcompile.verifying.pair import Pair
 from lipcompile.verifying.results import VerifyCheck, some
 
+NAME = "signature"
 # Compared elsewhere: nodes, weights and value_info with the rebuilt model, the rest here.
 _ELSEWHERE = {
     "ModelProto": {"graph", "metadata_props", "functions"},
@@ -22,18 +23,23 @@ def check_signature(pair: Pair) -> VerifyCheck:
     """Inputs, outputs, opsets, IR version, producer, functions and documentation."""
     changed = signature_changes(pair)
     if changed:
-        return VerifyCheck("signature", False, f"changed: {some(changed)}")
+        return VerifyCheck(NAME, False, f"changed: {some(changed)}")
     before = pair.original.proto
     sizes = f"{count(before.graph.input, 'input')}, {count(before.graph.output, 'output')}"
     versions = f"opset {pair.original.opset}, IR version {before.ir_version}"
     producer = f"producer '{before.producer_name}'"
-    return VerifyCheck("signature", True, f"unchanged: {sizes}, {versions}, {producer}")
+    how = "unchanged" if pair.change.head is None else "unchanged but for the abstain head"
+    return VerifyCheck(NAME, True, f"{how}: {sizes}, {versions}, {producer}")
 
 
 def signature_changes(pair: Pair) -> list[str]:
     """The fields that changed."""
     before, after = pair.original.proto, pair.hardened.proto
     changed = _changed(before, after) + _changed(before.graph, after.graph)
+    if pair.change.head is not None:
+        changed = [name for name in changed if name != "output"]
+        if list(pair.change.signature(before).graph.output) != list(after.graph.output):
+            changed.append("output, by more than the abstain head")
     old, new = list(before.functions), list(after.functions)
     comparison = Comparison(Side(pair.original), Side(pair.hardened))
     if len(old) != len(new) or not all(map(comparison.same, old, new)):

@@ -5,6 +5,7 @@ reads both files. A node may differ from the original's in
 
     an input that read the tensor x, and reads f_c(x) now, or its copy behind Q and DQ;
     a bias, or the bound of a Clip, where the record of a site says so;
+    a weight, a bias or the like, where the network was rescaled;
     ThresholdedRelu in place of Relu, the same;
     the weight, for a layer whose columns were zeroed.
 """
@@ -17,6 +18,7 @@ from typing import Any
 
 from lipcompile.ops import MARK
 from lipcompile.passes.remove_forged import equals_of
+from lipcompile.rescaling.homogeneous import read_network
 from lipcompile.text import count
 from lipcompile.verifying.comparing import Comparison
 from lipcompile.verifying.numbers import Side
@@ -99,6 +101,7 @@ def _claims(pair: Pair) -> _Claims:
         if node.op_type in _PASSES_ON and source in claims.reads and _is_ours(output):
             claims.reads[output or ""] = claims.reads[source]
     _claim_columns(pair, claims)
+    _claim_rescaled(pair, claims)
     return claims
 
 
@@ -110,6 +113,18 @@ def _claim_columns(pair: Pair, claims: _Claims) -> None:
         if record["columns"] and isinstance(weight, Weight):
             claims.weights.add(weight.root.name or "")
             claims.inputs.add((layer.node.outputs[0].name or "", index))
+
+
+def _claim_rescaled(pair: Pair, claims: _Claims) -> None:
+    """Every constant that takes a factor: by how much, another check says."""
+    if pair.change.rescaling is None:
+        return
+    for edit in read_network(pair.original, pair.change.rescaling.scores).edits:
+        weight = stored_weight(edit.node, edit.index)
+        assert isinstance(weight, Weight), "read_network refuses others"
+        output = edit.node.outputs[0].name or ""
+        claims.weights.add(weight.root.name or "")
+        claims.inputs.add((output, edit.index))
 
 
 def _is_ours(name: str | None) -> bool:

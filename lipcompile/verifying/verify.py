@@ -18,13 +18,22 @@ from lipcompile.fusions import LostFusions
 from lipcompile.gates import NO_SCORES, NOT_RUN, Gates
 from lipcompile.measure import LatencyRatio
 from lipcompile.rebuild import MISFITS
-from lipcompile.records import COLUMNS, ENSEMBLE, SOURCE, is_hardened
+from lipcompile.records import ABSTAIN, COLUMNS, ENSEMBLE, LIPSCHITZ, SOURCE, is_hardened
 from lipcompile.runtime import RuntimeOptions
-from lipcompile.verifying import columns, ensemble, rebuilding, tensors, thresholds, untouched
+from lipcompile.verifying import (
+    bounds,
+    columns,
+    ensemble,
+    rebuilding,
+    tensors,
+    thresholds,
+    untouched,
+)
 from lipcompile.verifying.outputs import FINITE, check_outputs
 from lipcompile.verifying.pair import Pair, open_pair
 from lipcompile.verifying.results import VerifyCheck, VerifyResult
 from lipcompile.verifying.samples import Samples, read_samples
+from lipcompile.verifying.signature import NAME as SIGNATURE
 from lipcompile.verifying.signature import check_signature
 from lipcompile.verifying.speed import (
     Sessions,
@@ -32,6 +41,8 @@ from lipcompile.verifying.speed import (
     check_latency,
     open_sessions,
 )
+
+_OnData = Callable[[Pair, Samples, RuntimeOptions], VerifyCheck]
 
 
 def verify(
@@ -108,13 +119,15 @@ def _variant(pair: Pair) -> str:
 
 
 def _file_checks(pair: Pair) -> Iterator[VerifyCheck]:
-    yield check_signature(pair)
+    yield _guarded(SIGNATURE, partial(check_signature, pair))
     yield _guarded(rebuilding.NAME, partial(rebuilding.check_rebuilt, pair))
     yield _guarded(untouched.NAME, partial(untouched.check_untouched, pair))
     if is_hardened(pair.hardened.metadata):
         yield _guarded(thresholds.NAME, partial(thresholds.check_thresholds, pair))
     if pair.columns:
         yield _guarded(columns.NAME, partial(columns.check_columns, pair))
+    if LIPSCHITZ in pair.hardened.metadata:
+        yield _guarded(bounds.BOUND, partial(bounds.check_bound, pair))
 
 
 def _guarded(name: str, check: Callable[[], VerifyCheck]) -> VerifyCheck:
@@ -174,12 +187,17 @@ class _Run:
 
     def _skip(self, reason: str) -> None:
         names = [tensors.NAME] if self.pair.sites else []
-        names += [ensemble.NAME] if self.has_ensemble else []
+        names += [name for name, _ in self._around()]
         self.checks = tuple(VerifyCheck(name, None, reason) for name in (*names, FINITE))
 
-    @property
-    def has_ensemble(self) -> bool:
-        return ENSEMBLE in self.pair.hardened.metadata
+    def _around(self) -> Iterator[tuple[str, _OnData]]:
+        """The checks of what the metadata names beside hardened layers."""
+        known: dict[str, tuple[str, _OnData]] = {
+            ENSEMBLE: (ensemble.NAME, ensemble.check_ensemble),
+            LIPSCHITZ: (bounds.RESCALED, bounds.check_rescaled),
+            ABSTAIN: (bounds.HEAD, bounds.check_head),
+        }
+        yield from (it for key, it in known.items() if key in self.pair.hardened.metadata)
 
     def _compare(self, sessions: Sessions, samples: Samples) -> None:
         probes, label = samples.probes, samples.label
@@ -192,10 +210,11 @@ class _Run:
                 tensors.check_tensors, self.pair, probes, label, self.options
             )
             self.checks = (_guarded(tensors.NAME, tensor_check),)
-        if self.has_ensemble:
-            mean_check = partial(ensemble.check_ensemble, self.pair, samples, self.options)
-            self.checks += (_guarded(ensemble.NAME, mean_check),)
-        found, self.agreement = check_outputs(sessions.hardened, probes, label)
+        for name, check in self._around():
+            on_data = partial(check, self.pair, samples, self.options)
+            self.checks += (_guarded(name, on_data),)
+        change = self.pair.change
+        found, self.agreement = check_outputs(sessions.hardened, probes, label, change)
         self.checks += found
         timed, self.latency = check_latency(sessions, probes[0].feeds, self.pairs)
         self.checks += (timed,)

@@ -82,7 +82,5 @@ def test_sound_model_passes_every_check(form: str) -> None:
     model = lipcompile.harden(original(), CALIBRATION, form=form, cr="2^-7").model
     result = short_audit(model, eps=0.1)
     assert failed(result) == set()
-    assert [check.name for check in result.checks if check.passed is None] == [
-        "randomized smoothing agrees"
-    ]
+    assert all(check.passed for check in result.checks)
     assert result.verdict == "no measurable change"

@@ -19,7 +19,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """harden.json, sweep.json, audit.json, verify.json, and results that go wrong."""
+    """A result of each kind, and results that go wrong."""
     made.save(tmp_path, *made.everything())
     other = made.audit() | {"schema": "lipcompile.audit/7"}
     (tmp_path / "newer.json").write_text(json.dumps(other))
@@ -32,7 +32,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-ALL = ("harden.json", "sweep.json", "audit.json", "verify.json")
+ALL = ("harden.json", "sweep.json", "audit.json", "verify.json", "certify.json")
 
 
 def test_without_output_markdown_is_printed(folder: Path, run: Run) -> None:

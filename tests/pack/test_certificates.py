@@ -41,7 +41,7 @@ SLOW: dict[str, tuple[tuple[int, int, int], Normalisation]] = {
 }
 REFUSED: dict[str, tuple[tuple[int, int, int], str]] = {
     "cifar_vit_pgd": (COLOUR, r"\(MatMul\) multiplies two activations, as attention does"),
-    "mobilenetv2_qdq": ((3, 244, 244), "gives uint8, which jumps"),
+    "mobilenetv2_qdq": ((3, 244, 244), "rounds to uint8, as quantised models do"),
     # Squeeze and excitation: channels are multiplied by a function of their means.
     "ppocr_cls": ((3, 48, 192), r"\(Mul\) multiplies two activations"),
     "ultraface_rfb320": ((3, 240, 320), "no output with class scores"),

@@ -58,6 +58,34 @@ def outcome(name: str, digest: str, clean: int, left: int, n: int) -> JSON:
     }
 
 
+def certified(name: str, digest: str, scale: float, eps: float | None, n: int) -> JSON:
+    """Every fifth image is wrong; the radii are `scale` times 0 to 0.5."""
+    right = [int(i % 5 > 0) for i in range(n)]
+    radii = [round(scale * 0.5 * ((i * 7) % n) / n, 9) for i in range(n)]
+    held = [
+        r and radius > 0 and radius >= (eps or 0)
+        for r, radius in zip(right, radii, strict=True)
+    ]
+    return {
+        "name": name,
+        "digest": digest,
+        "source": None,
+        "accuracy": estimate(sum(right), n),
+        "certified": None if eps is None else estimate(sum(held), n),
+        "median_radius_l2": 0.2 * scale,
+        "labels": [0] * n,
+        "right": right,
+        "radii_l2": radii,
+        "notes": [],
+        "bounds": {
+            "whole": 41.5 / scale,
+            "by_method": {"product": 1234.5, "LipLT": 41.5 / scale, "ECLipsE-Fast": 77.0},
+            "largest_pair": 39.25 / scale,
+            "layers": [{"name": "fc1", "norm": 2.5}],
+        },
+    }
+
+
 def strike(role: str, path: str, attack: str, attacked: int, *, found_by: str) -> JSON:
     settings: JSON = {"attack": attack, "seed": 0}
     if found_by:

@@ -33,6 +33,8 @@ REPORTS = {
     "nothing chosen": Report((made.document("sweep", made.nothing_chosen()),)),
     "per layer": Report((made.document("sweep", made.per_layer()),)),
     "verify": Report((made.document("verify", made.verify(holds=False)),)),
+    "certify": Report((made.document("certify", made.certify()),)),
+    "smoothing alone": Report((made.document("certify", made.smoothed(original=False)),)),
 }
 _EXTERNAL = re.compile(
     r"https?:|//|<script|<link|<img|<iframe|<object|@import|@font-face|url\((?!#)|src=", re.I
@@ -42,7 +44,7 @@ _EXTERNAL = re.compile(
 def evil() -> Report:
     """Names with markup wherever a name can stand."""
     harden, sweep = made.harden(EVIL_NAMES), made.sweep(names=EVIL_NAMES)
-    audit, verify = made.audit(), made.verify()
+    audit, verify, certify = made.audit(), made.verify(), made.certify()
     harden["model"] = verify["original"] = sweep["model"]["name"] = f"{EVIL}.onnx"
     audit["original"]["name"] = f"{EVIL}.onnx"
     audit["notes"] = [EVIL]
@@ -53,9 +55,10 @@ def evil() -> Report:
     sweep["settings"][0]["name"] = EVIL
     sweep["command"] = f"lipcompile ``` {EVIL}"
     verify["checks"][0]["evidence"] = EVIL
-    named = zip(
-        ("harden", "sweep", "audit", "verify"), (harden, sweep, audit, verify), strict=True
-    )
+    certify["model"]["bounds"]["by_method"] = {EVIL: 2.0}
+    certify["norm"] = certify["data"]["name"] = EVIL
+    kinds = ("harden", "sweep", "audit", "verify", "certify")
+    named = zip(kinds, (harden, sweep, audit, verify, certify), strict=True)
     documents = [made.document(kind, content) for kind, content in named]  # type: ignore[arg-type]
     return Report(tuple(documents), f"Title {EVIL}")
 

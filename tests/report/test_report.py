@@ -12,7 +12,7 @@ import pytest
 from lipcompile.documents import Document
 from lipcompile.errors import DataError
 from lipcompile.report import Report, read_report
-from lipcompile.report.blocks import Notice
+from lipcompile.report.blocks import Bullets, Notice, Section
 from lipcompile.report.measures import measures
 from tests.report import documents as made
 
@@ -103,10 +103,17 @@ def test_the_audit_inside_a_sweep_fills_the_sections_of_an_audit() -> None:
 
 def test_sections_of_missing_results_are_absent() -> None:
     keys = {one.key for one in only("audit", made.audit()).sections()}
-    assert keys.isdisjoint({"sweep", "suppressed", "singular", "thresholds", "verification"})
+    assert keys.isdisjoint(
+        {"certificates", "sweep", "suppressed", "singular", "thresholds", "verification"}
+    )
     everything = [one.key for one in Report(made.everything()).sections()]
-    order = "compared numbers sweep suppressed singular thresholds robustness masking latency"
-    assert everything == [*order.split(), "verification", "provenance", "notes"]
+    order = (
+        "compared numbers sweep suppressed singular thresholds robustness masking certificates"
+    )
+    assert everything == [
+        *order.split(),
+        *("latency", "verification", "provenance", "notes"),
+    ]
 
 
 # What must not be overlooked
@@ -234,6 +241,123 @@ def test_the_notes_say_what_not_to_conclude(
     kind: str, content: made.JSON, warning: str
 ) -> None:
     assert warning in str(only(kind, content).sections()[-1])
+
+
+# Certificates
+
+
+def test_of_certificates_alone_the_headline_is_what_was_certified() -> None:
+    found = only("certify", made.certify()).verdict
+    assert (found.word, found.tone, found.source) == ("certified", "neutral", "certify")
+    assert found.headline == "Certified at l2 radius 0.25: 40.00 % original, 35.00 % hardened"
+    assert "by Lipschitz bounds, on 40 images; difference -5.00 points" in found.text[0]
+    whole = " ".join((found.headline, *found.text)).lower()
+    assert "more robust" not in whole
+    assert "do not show a model that is harder to attack" in whole
+
+
+@pytest.mark.parametrize(
+    ("content", "headline", "heading", "names"),
+    [
+        (
+            made.original_alone(),
+            "Certified at l2 radius 0.25: 40.00 %",
+            "Certificates of net.onnx",
+            ("net.onnx", None),
+        ),
+        (
+            made.certify(original=False),
+            "Certified at l2 radius 0.25: 35.00 %",
+            "Certificates of net.hardened.onnx",
+            (made.ORIGINAL[:19], "net.hardened.onnx"),
+        ),
+        (
+            made.smoothed("predict", original=False),
+            "Certificates without a radius",
+            "Certificates of net.hardened.onnx",
+            (made.ORIGINAL[:19], "net.hardened.onnx"),
+        ),
+    ],
+    ids=["original", "hardened", "predict"],
+)
+def test_certificates_of_one_model(
+    content: made.JSON, headline: str, heading: str, names: tuple[str, str | None]
+) -> None:
+    report = only("certify", content)
+    assert report.verdict.headline == headline
+    assert report.heading == heading
+    assert (report.evidence.original_name, report.evidence.hardened_name) == names
+    assert headline in report.to_markdown()
+
+
+def test_an_audit_and_a_sweep_go_before_certificates() -> None:
+    certify = made.document("certify", made.certify())
+    kinds = {"audit": made.audit("improved"), "sweep": made.sweep()}
+    for kind, content in kinds.items():
+        pair = (certify, made.document(kind, content))  # type: ignore[arg-type]
+        assert Report(pair).verdict.source == kind
+    for kind, content in {"harden": made.harden(), "verify": made.verify()}.items():
+        pair = (certify, made.document(kind, content))  # type: ignore[arg-type]
+        assert Report(pair).verdict.source == "certify"
+    wrong = made.document("verify", made.verify(holds=False))
+    assert Report((certify, wrong)).verdict.source == "verify"
+    unattacked = made.document("sweep", made.sweep(attacked=False))
+    text = " ".join(Report((certify, unattacked)).verdict.text)
+    assert "what holds beyond the certificates is not known" in text
+    assert "nothing is known about robustness" not in text
+
+
+def test_certified_accuracy_is_a_key_number_where_a_radius_was_named() -> None:
+    (found,) = measures(only("certify", made.certify()).evidence)
+    assert found.name == "certified accuracy"
+    assert found.where == "certify, l2 radius 0.25, Lipschitz bounds, n = 40"
+    assert found.original is not None
+    assert found.hardened is not None
+    assert (found.original.value, found.hardened.value) == (0.4, 0.35)
+    assert found.difference is not None
+    assert found.difference.value == -0.05
+    assert measures(only("certify", made.certify(eps=None)).evidence) == ()
+    (alone,) = measures(only("certify", made.original_alone()).evidence)
+    assert (alone.hardened, alone.difference) == (None, None)
+
+
+def test_certificates_of_another_model_are_refused() -> None:
+    harden = made.document("harden", made.harden())
+    for role, which in (("original", "original models"), ("model", "hardened models")):
+        other = made.certify()
+        other[role]["digest"] = "sha256:" + "4e" * 32
+        with pytest.raises(DataError, match=f"about different {which}"):
+            Report((harden, made.document("certify", other)))
+    assert Report((harden, made.document("certify", made.original_alone()))).evidence.certified
+    foreign = made.certify(original=False)
+    foreign["model"]["source"] = "sha256:" + "4e" * 32
+    with pytest.raises(DataError, match="about different original models"):
+        Report((harden, made.document("certify", foreign)))
+
+
+def test_failed_gates_of_certificates_come_first() -> None:
+    failed = "certified accuracy is 35.00 %, below"
+    report = only("certify", made.certify() | {"failed_gates": [failed]})
+    assert report.evidence.failures == (f"certify failed: {failed}",)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (made.certify(), "its rounding is not covered"),
+        (made.smoothed(), "which votes over noisy copies of an image"),
+        (made.smoothed(), "Each image's holds with probability 1 - alpha"),
+        (made.certify(), "Certified radii are l2 radii in pixels of [0, 1]"),
+        (made.certify(), "LipLT was left out behind the last activations"),
+    ],
+)
+def test_certificates_come_with_what_they_do_not_say(content: made.JSON, told: str) -> None:
+    assert told in " ".join(_texts(only("certify", content).sections()[-1]))
+
+
+def _texts(section: Section) -> list[str]:
+    bullets = [block for block in section.blocks if isinstance(block, Bullets)]
+    return [text for block in bullets for text in block.items]
 
 
 # What is refused

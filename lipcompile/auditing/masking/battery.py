@@ -10,15 +10,9 @@ from lipcompile.auditing.masking.behaviour import (
 )
 from lipcompile.auditing.masking.check import Check
 from lipcompile.auditing.masking.controls import control_checks
+from lipcompile.auditing.masking.smoothing import smoothing_check
 from lipcompile.auditing.masking.strength import strength_checks
 from lipcompile.auditing.presets import Preset
-
-_LATER = Check(
-    "randomized smoothing agrees",
-    "paper",
-    None,
-    "not part of the audit yet: it comes with the certificates",
-)
 
 
 def run_battery(
@@ -42,7 +36,12 @@ def run_battery(
         for role in campaign.victims
     }
     controls = control_checks(campaign, preset.adaptive)
-    return (*looked["hardened"], _original(looked["original"]), *controls, _LATER), curve
+    return (
+        *looked["hardened"],
+        _original(looked["original"]),
+        *controls,
+        smoothing_check(campaign),
+    ), curve
 
 
 def _original(checks: tuple[Check, ...]) -> Check:

@@ -121,7 +121,7 @@ def _rebuild(
     if not is_ours(metadata):
         return "the file has no LipCompile provenance to build it from"
     if SITES not in metadata and changed:
-        what = "variant weight" if COLUMNS in metadata else "an ensemble alone"
+        what = "variant weight" if COLUMNS in metadata else "variant none"
         return f"{what} has no thresholds to change"
     source = model_io.load(
         original.model.path or original.model.proto, original.model.base_dir

@@ -11,7 +11,9 @@ from lipcompile.certifying.lipschitz.network import Network
 from lipcompile.certifying.lipschitz.norms import SLACK, outwards, top_eigenvalue
 from lipcompile.certifying.lipschitz.rows import pull_rows
 
-_WIDEST = 4096  # elements of a tensor whose matrix is written out
+# Elements of a tensor whose matrix is written out: where that reaches back to the pixels, and
+# where other bounds stand in front of the chain anyway.
+_WIDEST, _WIDE = 4096, 1536
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,9 +33,11 @@ class Tail:
     matrices: tuple[np.ndarray, ...]
 
 
-def find_tail(network: Network, widest: int = _WIDEST) -> Tail | None:
-    """The longest chain at the end whose tensors have at most `widest` elements; None where
-    there is none with an activation in it."""
+def find_tail(network: Network) -> Tail | None:
+    """The longest chain at the end whose tensors are small enough; None where there is none
+    with an activation in it."""
+    largest = max(int(np.prod(step.shape)) for step in network.steps)
+    widest = _WIDEST if largest <= _WIDEST else _WIDE
     target = len(network.steps) - 1
     matrices: list[np.ndarray] = []
     start = None

@@ -16,7 +16,9 @@ from lipcompile.labelled import Normalisation
 from lipcompile.model_io import LoadedModel
 from lipcompile.ops import RANDOM, STANDARD_DOMAINS
 
-SMOOTHING = "use --method smoothing, which treats the model as a black box"
+SMOOTHING = (
+    "use 'lipcompile certify --method smoothing', which treats the model as a black box"
+)
 _FLOATS = ("float32", "float64")
 # Whose operands may all depend on the image; of CastLike, only the type of the second counts.
 _SEVERAL = frozenset(
@@ -124,14 +126,13 @@ def _compare(reader: Reader, node: ir.Node, found: list[int]) -> None:
 
 
 def _check(reader: Reader, node: ir.Node) -> None:
-    traced = reader.trace
     for value in node.outputs:
-        dtype = traced.dtypes.get(value)
+        dtype = reader.trace.dtypes.get(value)
         if dtype is not None and dtype not in _FLOATS:
             raise Refused(_narrow(node, dtype))
     if node.domain not in STANDARD_DOMAINS or node.op_type not in OPERATORS:
-        for operand in filter(reader.is_data, node.inputs):  # an earlier reason is the cause
-            reader.step_of(operand)
+        for operand in filter(reader.is_data, node.inputs):
+            reader.step_of(operand)  # an earlier reason is the cause
         name = node.op_type if node.domain in STANDARD_DOMAINS else f"{node.domain} operator"
         raise Refused(f"is a {name}, for which no bound is known here")
     if node.op_type not in _SEVERAL:
@@ -140,8 +141,8 @@ def _check(reader: Reader, node: ir.Node) -> None:
 
 
 def _narrow(node: ir.Node, dtype: str) -> str:
-    if node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear"):
-        return "rounds to integers, and a step has no finite slope"
+    if "int" in dtype:
+        return f"rounds to {dtype}, as quantised models do, and a step has no finite slope"
     if dtype in ("float16", "bfloat16"):
         return (
             f"computes in {dtype}, whose rounding errors are as large as what certificates "

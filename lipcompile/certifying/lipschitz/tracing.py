@@ -14,7 +14,7 @@ from lipcompile.errors import ModelError
 from lipcompile.graph_walks import inner_nodes, nodes_by_output
 from lipcompile.model_io import LoadedModel
 from lipcompile.runtime import RuntimeOptions, open_session
-from lipcompile.scores import final_softmax, score_output
+from lipcompile.scores import logits_name, score_output
 
 # Their results depend on the shape of a tensor, and not on its values.
 _SHAPES = frozenset({"Shape", "Size"})
@@ -61,7 +61,7 @@ def trace(model: LoadedModel, image: np.ndarray, scores: str | None = None) -> T
     used |= {n.op_type for f in model.graph_ir.functions.values() for n in f.all_nodes()}
     graph_ir, opset = model_io.expand_functions(model, used)
     graph = graph_ir.graph
-    output = _logits(graph_ir, score_output(model, scores).name)
+    output = logits_name(graph_ir, score_output(model, scores).name)
     pixels = next(v for v in graph.inputs if v.name == model.inputs[0].name)
     producers = nodes_by_output(graph)
     if output not in producers:
@@ -83,14 +83,6 @@ def trace(model: LoadedModel, image: np.ndarray, scores: str | None = None) -> T
         | {value: str(array.dtype) for value, array in found.items()},
         _constants(nodes, moving, run),
     )
-
-
-def _logits(graph_ir: ir.Model, output: str) -> str:
-    """What a final Softmax or LogSoftmax reads; both leave the order of scores alone."""
-    node = final_softmax(graph_ir, output)
-    if node is None or node.inputs[0] is None:
-        return output
-    return node.inputs[0].name or output
 
 
 def _behind(graph: ir.Graph, logits: ir.Value) -> tuple[ir.Node, ...]:

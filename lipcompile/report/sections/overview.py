@@ -7,7 +7,13 @@ from collections.abc import Iterator
 from lipcompile.report.blocks import Facts, Section
 from lipcompile.report.evidence import Evidence
 from lipcompile.report.measures import Measure, measures_table
-from lipcompile.report.wording import hardening, of_available, radius
+from lipcompile.report.wording import (
+    certified_by,
+    certified_within,
+    hardening,
+    of_available,
+    radius,
+)
 
 
 def compared(evidence: Evidence) -> Section:
@@ -16,7 +22,8 @@ def compared(evidence: Evidence) -> Section:
 
 
 def _facts(evidence: Evidence) -> Iterator[tuple[str, str]]:
-    yield "original", evidence.original_name
+    if evidence.certified_alone is None or "original" in evidence.certified:
+        yield "original", evidence.original_name
     if evidence.hardened_name:
         yield "hardened", evidence.hardened_name
     done = evidence.harden or evidence.chosen
@@ -47,6 +54,11 @@ def _facts(evidence: Evidence) -> Iterator[tuple[str, str]]:
                 f"{radius(attack)}, preset {attack['preset']}, "
                 + (f"{evidence.attacked} images" if evidence.attacked else "on no setting"),
             )
+    if evidence.certify:
+        data = evidence.certify["data"]
+        images = of_available(data["images"], data["available"], data["name"])
+        how = f"{certified_within(evidence.certify)}, {certified_by(evidence.certify)}"
+        yield "certificates", f"{how}, {images}"
 
 
 def key_numbers(found: tuple[Measure, ...]) -> Section | None:

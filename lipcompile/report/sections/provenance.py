@@ -21,6 +21,8 @@ def provenance(evidence: Evidence) -> Section:
         blocks += [Heading("Audit"), Facts(tuple(_audit(evidence.audit)))]
     if evidence.sweep:
         blocks += [Heading("Sweep"), Facts(tuple(_sweep(evidence, evidence.sweep)))]
+    if evidence.certify:
+        blocks += [Heading("Certificates"), Facts(tuple(_certify(evidence.certify)))]
     calibration = _calibration_of(evidence)
     if calibration:
         blocks += [Heading("Calibration"), Facts(tuple(_calibration(calibration)))]
@@ -34,16 +36,26 @@ def _models(evidence: Evidence) -> Iterator[tuple[str, str]]:
         evidence.audit or {},
         evidence.verify or {},
     )
+    certified = evidence.certified
     original = (
         harden.get("source")
         or verify.get("source")
         or audit.get("original", {}).get("digest")
         or sweep.get("model", {}).get("digest")
+        or certified.get("original", {}).get("digest")
+        or certified.get("hardened", {}).get("source")
     )
     hardened = (
-        harden.get("digest") or verify.get("digest") or audit.get("hardened", {}).get("digest")
+        harden.get("digest")
+        or verify.get("digest")
+        or audit.get("hardened", {}).get("digest")
+        or certified.get("hardened", {}).get("digest")
     )
-    yield f"original: {evidence.original_name}", str(original or MISSING)
+    named = evidence.certified_alone is None or "original" in certified
+    yield (
+        f"original: {evidence.original_name}" if named else "original",
+        str(original or MISSING),
+    )
     if hardened:
         yield f"hardened: {evidence.hardened_name or MISSING}", str(hardened)
     if verify:
@@ -62,6 +74,18 @@ def _audit(audit: Content) -> Iterator[tuple[str, str]]:
     yield f"attacks: {audit['attacks']['name']}", "; ".join(_flat(one) for one in attacks)
     yield "versions", _flat(audit["versions"])
     yield "took", f"{audit['seconds']:g} s"
+
+
+def _certify(certify: Content) -> Iterator[tuple[str, str]]:
+    data = certify["data"]
+    yield "images", of_available(data["images"], data["available"], data["name"])
+    yield "digest of the images", str(data["digest"])
+    yield "normalisation", _flat(data["normalisation"])
+    yield "run", _flat(certify["run"])
+    if certify["smoothing"]:
+        yield "smoothing", _flat(certify["smoothing"])
+    yield "versions", _flat(certify["versions"])
+    yield "took", f"{certify['seconds']:g} s"
 
 
 def _sweep(evidence: Evidence, sweep: Content) -> Iterator[tuple[str, str]]:
@@ -113,8 +137,8 @@ def _inner(value: object) -> str:
 
 
 def notes(evidence: Evidence) -> Section:
-    """The audit's own notes, disagreements between the results, and what not to conclude."""
-    results = (evidence.sweep or {}, evidence.audit or {})
+    """The results' own notes, disagreements between the results, and what not to conclude."""
+    results = (evidence.sweep or {}, evidence.audit or {}, evidence.certify or {})
     own = tuple(note for result in results for note in result.get("notes") or ())
     blocks: list[Block] = []
     if own or evidence.disagreements:

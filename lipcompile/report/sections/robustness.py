@@ -53,6 +53,11 @@ def _no_attack(evidence: Evidence) -> Notice:
             "The sweep attacked its settings only to choose one of them; none was attacked on "
             "held-out images. Nothing is known about robustness."
         )
+    if evidence.certify:
+        return Notice(
+            "No attack was run: beyond the certificates nothing is known about robustness. "
+            '"lipcompile audit" attacks the hardened model and the original.'
+        )
     return Notice(
         'No attack was run: nothing is known about robustness. "lipcompile audit" attacks the '
         "hardened model and the original."

@@ -367,11 +367,11 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         "is a com.microsoft operator",
     ),
     "float16": ("h = Cast<to=10>(x) r = Relu(h) a = Cast<to=1>(r)", {}, "computes in float16"),
-    "integers": ("h = Cast<to=6>(x) a = Cast<to=1>(h)", {}, "gives int32, which jumps"),
+    "integers": ("h = Cast<to=6>(x) a = Cast<to=1>(h)", {}, "rounds to int32"),
     "QDQ": (
         "q = QuantizeLinear(x, S, Z) a = DequantizeLinear(q, S, Z)",
         {"S": 0.1, "Z": np.array(0, np.int8)},
-        "rounds to integers, and a step has no finite slope",
+        "rounds to int8, as quantised models do, and a step has no finite slope",
     ),
     "a transposed convolution that fits itself": (
         "a = ConvTranspose<output_shape=[9,9], strides=[2,2]>(x, W)",

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lipcompile.certifying.lipschitz import bounds, eclipse, rows, spectra
+from lipcompile.certifying.lipschitz import bounds, eclipse, rows, spectra, stepwise
 from lipcompile.certifying.lipschitz.bounds import LipschitzBounds, network_bounds
 from lipcompile.certifying.lipschitz.convolution import Convolution
 from lipcompile.certifying.lipschitz.network import Network, Step
@@ -86,9 +86,9 @@ def _first(name: str, **changed: Any) -> tuple[Any, tuple[int, int, int]]:
 def _no_border(monkeypatch: pytest.MonkeyPatch) -> None:
     """The composition of circular convolutions, as if nothing was thrown away between."""
     monkeypatch.setattr(spectra, "torus_middle", _without_masks(spectra.torus_middle, 1.0))
-    gain = bounds.torus_gain
+    gain = stepwise.torus_gain
     changed = lambda step, through: 0.0 if step.kind == "mask" else gain(step, through)  # noqa: E731
-    monkeypatch.setattr(bounds, "torus_gain", changed)
+    monkeypatch.setattr(stepwise, "torus_gain", changed)
 
 
 def _without_masks(of: Callable[[Step], float], value: float) -> Callable[[Step], float]:
@@ -103,7 +103,7 @@ def _no_room(monkeypatch: pytest.MonkeyPatch) -> None:
 def _no_hull(monkeypatch: pytest.MonkeyPatch) -> None:
     """The activation's own slopes on the torus, as if it gave no zeros beside the image."""
     monkeypatch.setattr(spectra, "torus_middle", lambda step: (step.low + step.high) / 2)
-    monkeypatch.setattr(bounds, "torus_gain", lambda step, _: (step.high - step.low) / 2)
+    monkeypatch.setattr(stepwise, "torus_gain", lambda step, _: (step.high - step.low) / 2)
 
 
 def _no_middle(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +113,7 @@ def _no_middle(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _half_gain(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounds, "gain", lambda step, through: (step.high - step.low) / 4)
+    monkeypatch.setattr(stepwise, "gain", lambda step, through: (step.high - step.low) / 4)
 
 
 def _large_form(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,11 +133,11 @@ def _branches(kind: str, how: Callable[[list[float]], float]) -> Callable[..., N
     """Branches put together wrongly."""
 
     def plant(monkeypatch: pytest.MonkeyPatch) -> None:
-        combined = bounds._combined
+        combined = stepwise._combined
         changed = lambda step, norm, before: (  # noqa: E731
             how(before) if step.kind == kind else combined(step, norm, before)
         )
-        monkeypatch.setattr(bounds, "_combined", changed)
+        monkeypatch.setattr(stepwise, "_combined", changed)
 
     return plant
 
