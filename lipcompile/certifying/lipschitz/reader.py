@@ -125,6 +125,10 @@ class Reader:
             shape: Of the result, for a function that is not one of each element alone.
         """
         before = self.steps[source]
+        if shape is None and before.kind == "slope" and before.pointwise:
+            # Two functions of each element are one: a Relu and a form behind it.
+            ends = [a * b for a in (low, high) for b in (before.low, before.high)]
+            return self.slope(node, before.sources[0], min(ends), max(ends))
         if shape is None:
             grid = replace(before.grid, masked=True) if before.grid else None
         else:

@@ -167,7 +167,7 @@ def test_rows_are_pulled_back_exactly() -> None:
 def test_norm_is_close_at_sizes_of_real_layers(k: int, stride: int) -> None:
     rng = np.random.default_rng(k)
     size = (max(16, 5 * k),) * 2
-    for weight in (rng.standard_normal((3, 2, k, k)), rng.uniform(0.5, 1, (2, 1, k, k))):
+    for weight in (rng.standard_normal((1, 2, k, k)), rng.uniform(0.5, 1, (2, 1, k, k))):
         pads = (k // 2, k // 2)
         kernel = convolution(weight, size, (stride,) * 2, pads, pads, (1, 1), 1)
         assert kernel is not None

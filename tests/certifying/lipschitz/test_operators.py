@@ -145,6 +145,11 @@ LINEAR: dict[str, tuple[str, dict[str, Any]]] = {
     "ReduceSum": ("a = ReduceSum(x, A)", {"A": np.array([2])}),
     "ReduceSum, of nothing": ("a = ReduceSum<noop_with_empty_axes=1>(x)", {}),
     "GlobalAveragePool": ("a = GlobalAveragePool(x)", {}),
+    "Concat, with constants": (
+        "b = Neg(x) a = Concat<axis=1>(C, x, C, b)",
+        {"C": drawn(1, 2, 5, 6)},
+    ),
+    "Concat, of one part": ("a = Concat<axis=3>(x, C)", {"C": drawn(1, 4, 5, 1)}),
     "arithmetic": (
         "a1 = Sub(C, x) a2 = Div(a1, D) a3 = Mul(M, a2) a4 = Neg(a3) a = Mean(a4, x, C)",
         {"C": drawn(4, 1, 1), "D": drawn(5, 1) + 5, "M": drawn(1, 4, 5, 6)},
@@ -362,11 +367,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         "is a com.microsoft operator",
     ),
     "float16": ("h = Cast<to=10>(x) r = Relu(h) a = Cast<to=1>(r)", {}, "computes in float16"),
-    "integers": (
-        "h = Cast<to=6>(x) a = Cast<to=1>(h)",
-        {},
-        "rounds to int32, as quantised models do",
-    ),
+    "integers": ("h = Cast<to=6>(x) a = Cast<to=1>(h)", {}, "rounds to int32"),
     "QDQ": (
         "q = QuantizeLinear(x, S, Z) a = DequantizeLinear(q, S, Z)",
         {"S": 0.1, "Z": np.array(0, np.int8)},

@@ -212,3 +212,18 @@ def test_bounds_agree_with_each_other(name: str) -> None:
     assert (found.pairwise <= found.per_logit[:, None] + found.per_logit).all()
     assert (found.pairwise <= 2**0.5 * found.whole * (1 + 1e-8)).all()
     assert found.whole <= np.linalg.norm(found.per_logit) * (1 + 1e-8)
+
+
+def test_axes_that_are_exchanged_are_not_composed_as_if_they_were_not() -> None:
+    """A sum along one axis and second differences along the other: along one and the same
+    they would nearly cancel."""
+    model = build(
+        "a = Conv<pads=[0,1,0,1]>(x, A) t = Transpose<perm=[0,1,3,2]>(a) "
+        "b = Conv<pads=[0,1,0,1]>(t, B) r = Relu(b) y = Flatten(r)",
+        (1, 8, 8),
+        A=np.array([[[[1.0, 1, 1]]]]),
+        B=np.array([[[[1.0, -2, 1]]]]),
+    )
+    measured = steepest(model, (1, 8, 8), rounds=60)
+    assert measured.whole > 11
+    assert measured.within(bounds_of(model, (1, 8, 8)))

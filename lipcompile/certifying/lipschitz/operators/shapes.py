@@ -60,16 +60,42 @@ def transpose(reader: Reader, node: ir.Node) -> int:
 
 @operator("Concat")
 def concat(reader: Reader, node: ir.Node) -> int:
-    if not all(map(reader.is_data, node.inputs)):
-        raise Refused("joins the image with constants")
-    sources = tuple(reader.step_of(value) for value in node.inputs)
+    data = [reader.is_data(value) for value in node.inputs]
+    sources = tuple(
+        reader.step_of(v) for v, moves in zip(node.inputs, data, strict=True) if moves
+    )
     steps = [reader.steps[source] for source in sources]
     axis = integer(node, "axis", 1) % len(steps[0].shape)
     grid = shared_grid(steps)
     if grid is not None and grid.channel != axis:
         grid = None
-    joined = Step("concat", label(node), reader.shape(node), sources, grid, axis=axis)
-    return reader.add(joined)
+    length = sum(step.shape[axis] for step in steps)
+    shape = tuple(length if i == axis else n for i, n in enumerate(steps[0].shape))
+    joined = Step("concat", label(node), shape, sources, grid, axis=axis)
+    return _with_constants(reader, node, reader.add(joined), axis)
+
+
+def _with_constants(reader: Reader, node: ir.Node, joined: int, axis: int) -> int:
+    """What a Concat joins, between constants, which do not change."""
+    if all(map(reader.is_data, node.inputs)):
+        return joined
+    parts: list[np.ndarray | range] = []
+    start = 0
+    for index, value in enumerate(node.inputs):
+        constant = None if reader.is_data(value) else reader.constant(node, index)
+        if constant is not None:
+            parts.append(np.full(constant.shape, -1))
+            continue
+        assert value is not None
+        end = start + reader.trace.shapes[value][axis]
+        parts.append(range(start, end))
+        start = end
+
+    def how(a: np.ndarray) -> np.ndarray:
+        taken = [np.take(a, p, axis=axis) if isinstance(p, range) else p for p in parts]
+        return np.concatenate(taken, axis=axis)
+
+    return reader.rearrange(node, joined, how)
 
 
 @operator("Split")
