@@ -22,6 +22,7 @@ from lipcompile.errors import (
     OptionError,
     OutputError,
 )
+from lipcompile.runtime import RuntimeOptions, open_session
 from lipcompile.statistics import mcnemar
 from tests.certifying import small
 
@@ -46,6 +47,26 @@ def run(folder: Path, model: str = "model", **options: Any) -> CertifyResult:
 
 
 # Lipschitz bounds
+
+
+def test_an_ensemble_is_bounded_however_it_runs(folder: Path) -> None:
+    """The mean of two views: no more than one model, and no less than what is measured."""
+    rng = np.random.default_rng(0)
+    first = rng.random((200, 1, 6, 6)).astype(np.float32)
+    second = first + 0.01 * rng.standard_normal(first.shape).astype(np.float32)
+    single = run(folder).model.bounds
+    assert single is not None
+    for by in ("batch", "branches"):
+        how = lipcompile.EnsembleOptions("flip", by=by, image_input="x")
+        path = folder / f"{by}.onnx"
+        lipcompile.harden(folder / "model.onnx", ensemble=how, output=path)
+        bounds = run(folder, by).model.bounds
+        session = open_session(path, RuntimeOptions(threads=1))
+        before, after = (session.run(["y"], {"x": x})["y"] for x in (first, second))
+        moved = np.linalg.norm((second - first).reshape(200, -1), axis=1)
+        measured = (np.linalg.norm(after - before, axis=1) / moved).max()
+        assert bounds is not None
+        assert measured <= bounds.whole <= 1.001 * single.by_method["LipLT"]
 
 
 @pytest.mark.parametrize("batch", [None, 1, 5])

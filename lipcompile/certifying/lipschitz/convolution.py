@@ -24,8 +24,8 @@ class Convolution(LinearMap):
     zero padding are convolutions as well.
 
     Attributes:
-        in_shape: (1, channels, *size).
-        out_shape: (1, channels, *size).
+        in_shape: (B, channels, *size); B is 1, or the views of an ensemble in one batch.
+        out_shape: Likewise.
         weight: float64 [out, in / groups, *kernel].
         strides: Per spatial axis, like the two below.
         pads: Zeros in front of each axis; what stands behind follows from `out_shape`.
@@ -82,7 +82,7 @@ class Convolution(LinearMap):
 
     def pull(self, rows: np.ndarray) -> np.ndarray:
         """The transposed convolution, one product per element of the kernel."""
-        count, groups = len(rows), self.groups
+        count, groups = len(rows) * self.in_shape[0], self.groups
         out, inner = self.weight.shape[0] // groups, self.weight.shape[1]
         grouped = rows.reshape(count, groups, out, *self.out_size)
         pulled = np.zeros((count, groups, inner, *self.size))
@@ -101,7 +101,7 @@ class Convolution(LinearMap):
             )
             placed: Any = (..., *places)
             pulled[placed] += part.reshape(count, groups, inner, *read.shape[3:])
-        return pulled.reshape(count, *self.in_shape)
+        return pulled.reshape(len(rows), *self.in_shape)
 
     def _span(self, axis: int, tap: int) -> tuple[int, int, int]:
         """Outputs [first, last) whose tap falls into the input, and where the first falls."""
