@@ -149,14 +149,18 @@ def _beside(
     abstain: AbstainOptions | float | str | None,
 ) -> _Beside:
     """What is done beside hardening layers; an ensemble goes with nothing else of it."""
-    around = EnsembleOptions(ensemble) if isinstance(ensemble, str) else ensemble
+    around = (
+        ensemble
+        if ensemble is None or isinstance(ensemble, EnsembleOptions)
+        else EnsembleOptions(ensemble)
+    )
     bound = None if lipschitz is None else LipschitzOptions.of(lipschitz)
     head = None if abstain is None else AbstainOptions.of(abstain)
     for name, given in (("lipschitz", bound), ("abstain", head)):
         if around is not None and given is not None:
             raise OptionError(
-                f"--{name} bounds the model itself, and the mean over the views of an "
-                "--ensemble is bounded by nothing here: leave one of the two out"
+                f"--{name} bounds the model itself, and not the mean over the views of an "
+                "--ensemble: leave one of the two out"
             )
     if bound is not None and head is not None and bound.scores != head.scores:
         raise OptionError(

@@ -62,7 +62,7 @@ def test_an_ensemble_alone(way: str) -> None:
     assert "largest difference 0 of the scores" in evidence(result, SAME)
     for name in (LIMIT, PLACEBO):
         assert passed(result, name) is None
-        assert evidence(result, name) == "an ensemble alone has no thresholds to change"
+        assert evidence(result, name) == "variant none has no thresholds to change"
     for name in ("bpda-identity", "bpda-smooth"):
         replaced = evidence(result, f"{name} is not stronger than white-box")
         assert replaced.startswith("no forged function and no rounding operator")
