@@ -9,16 +9,13 @@ from lipcompile.certifying.lipschitz import operators  # noqa: F401  (fills the 
 from lipcompile.certifying.lipschitz.maps import Scale
 from lipcompile.certifying.lipschitz.network import Grid, Network, Step, pruned
 from lipcompile.certifying.lipschitz.reader import OPERATORS, Reader, Refused, label
-from lipcompile.certifying.lipschitz.tracing import trace
+from lipcompile.certifying.lipschitz.tracing import SMOOTHING, trace
 from lipcompile.errors import ModelError
 from lipcompile.graph_walks import inner_nodes
 from lipcompile.labelled import Normalisation
 from lipcompile.model_io import LoadedModel
 from lipcompile.ops import RANDOM, STANDARD_DOMAINS
 
-SMOOTHING = (
-    "use 'lipcompile certify --method smoothing', which treats the model as a black box"
-)
 _FLOATS = ("float32", "float64")
 # Whose operands may all depend on the image; of CastLike, only the type of the second counts.
 _SEVERAL = frozenset(

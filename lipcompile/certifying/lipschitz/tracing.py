@@ -10,12 +10,16 @@ import numpy as np
 import onnx_ir as ir
 
 from lipcompile import model_io
+from lipcompile.attributes import integer
 from lipcompile.errors import ModelError
 from lipcompile.graph_walks import inner_nodes, nodes_by_output
 from lipcompile.model_io import LoadedModel
 from lipcompile.runtime import RuntimeOptions, open_session
 from lipcompile.scores import logits_name, score_output
 
+SMOOTHING = (
+    "use 'lipcompile certify --method smoothing', which treats the model as a black box"
+)
 # Their results depend on the shape of a tensor, and not on its values.
 _SHAPES = frozenset({"Shape", "Size"})
 
@@ -68,6 +72,7 @@ def trace(model: LoadedModel, image: np.ndarray, scores: str | None = None) -> T
         raise ModelError(f"'{model.name}' computes nothing from its input: nothing to certify")
     logits = next(v for v in producers[output].outputs if v.name == output)
     nodes = _behind(graph, logits)
+    _check_types(model.name, nodes)
     moving = _depending(nodes, pixels)
     proto = model.proto if not model.proto.functions else ir.to_proto(graph_ir)
     run = _run(model, proto, image, _wanted(nodes, moving))
@@ -83,6 +88,20 @@ def trace(model: LoadedModel, image: np.ndarray, scores: str | None = None) -> T
         | {value: str(array.dtype) for value, array in found.items()},
         _constants(nodes, moving, run),
     )
+
+
+def _check_types(name: str, nodes: Iterable[ir.Node]) -> None:
+    """Raises ModelError for bfloat16, which ONNX Runtime cannot hand to NumPy."""
+    narrow = ir.DataType.BFLOAT16
+    for node in nodes:
+        made = integer(node, "to", 0) == narrow
+        if made or any(value.dtype == narrow for value in (*_read(node), *node.outputs)):
+            raise ModelError(
+                f"'{name}' has no Lipschitz bound: node '{node.name}' ({node.op_type}) "
+                "computes in bfloat16, whose rounding is as large as what certificates are "
+                "about: "
+                f"{SMOOTHING}"
+            )
 
 
 def _behind(graph: ir.Graph, logits: ir.Value) -> tuple[ir.Node, ...]:

@@ -367,6 +367,11 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         "is a com.microsoft operator",
     ),
     "float16": ("h = Cast<to=10>(x) r = Relu(h) a = Cast<to=1>(r)", {}, "computes in float16"),
+    "bfloat16": (
+        "h = Cast<to=16>(x) a = Cast<to=1>(h)",
+        {},
+        "computes in bfloat16",
+    ),
     "integers": ("h = Cast<to=6>(x) a = Cast<to=1>(h)", {}, "rounds to int32"),
     "QDQ": (
         "q = QuantizeLinear(x, S, Z) a = DequantizeLinear(q, S, Z)",
