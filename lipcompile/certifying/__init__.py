@@ -1,5 +1,3 @@
-"""Certificates: what can be proven of a model. Needs the extra `certify`."""
+"""Certificates: what can be proven of a model. The extra `certify` is for all but bounds."""
 
 from __future__ import annotations
-
-from lipcompile.certifying import requirements  # noqa: F401  (before scipy is imported)

@@ -17,6 +17,7 @@ import numpy as np
 from lipcompile import model_io
 from lipcompile.abstaining.wrapping import take_off
 from lipcompile.calibration.preprocess.transform import Preprocess
+from lipcompile.certifying import requirements  # noqa: F401  (before scipy is imported)
 from lipcompile.certifying.lipschitz.bounds import lipschitz_bounds
 from lipcompile.certifying.lipschitz.margins import radii_l2, read_logits
 from lipcompile.certifying.options import Method, check_method, parse_radius

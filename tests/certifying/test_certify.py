@@ -303,6 +303,18 @@ def test_a_journal_that_is_no_folder_is_refused(folder: Path, tmp_path: Path) ->
         run(folder, method="smoothing", smoothing=SMOOTHING, journal=tmp_path / "file")
 
 
+def test_bounds_need_no_scipy(folder: Path) -> None:
+    code = (
+        "import sys; sys.modules['scipy'] = None\n"
+        "from lipcompile.cli import main\n"
+        "sys.exit(main.run(['harden', 'model.onnx', '--abstain', '0.1', '-o', 'head.onnx']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=folder
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_without_scipy_the_extra_is_named() -> None:
     code = (
         "import sys; sys.modules['scipy'] = None\n"
