@@ -55,6 +55,23 @@ def nodes_by_output(graph: ir.Graph) -> dict[str, ir.Node]:
     return {value.name: node for node in graph for value in node.outputs if value.name}
 
 
+def producer_of(value: ir.Value) -> ir.Node:
+    """The node that computes a value.
+
+    Raises:
+        ValueError: None does.
+    """
+    node = value.producer()
+    if node is None:
+        raise ValueError(f"'{value.name}' is computed by nothing")
+    return node
+
+
+def gives_under(node: ir.Node, prefix: str) -> bool:
+    """Whether an output of the node has a name below `prefix`."""
+    return any((value.name or "").startswith(f"{prefix}/") for value in node.outputs)
+
+
 def inner_nodes(node: ir.Node) -> Iterator[ir.Node]:
     """The nodes of its subgraphs, at any depth."""
     for attribute in node.attributes.values():

@@ -77,6 +77,16 @@ class LabelledImages:
             "normalisation": self.normalisation.to_json(),
         }
 
+    def to_record(self) -> dict[str, Any]:
+        """What results that rest on these images say of them."""
+        return {
+            "name": self.label,
+            "images": len(self.labels),
+            "available": self.available,
+            "digest": self.digest,
+            "normalisation": self.normalisation.to_json(),
+        }
+
     def __str__(self) -> str:
         channels, height, width = self.pixels.shape[1:]
         share = "" if len(self.pixels) == self.available else f" of {self.available}"

@@ -9,6 +9,7 @@ from typing import Any
 import onnx_ir as ir
 
 from lipcompile.errors import ModelError
+from lipcompile.graph_walks import gives_under, producer_of
 from lipcompile.passes.add_abstention import PREFIX, SCORES
 
 
@@ -32,10 +33,10 @@ class RemoveAbstention:
         try:
             values = {value.name: value for node in graph for value in node.outputs}
             told = values[self.record["scores" if is_logit else "output"]]
-            own = {node for node in graph if _is_own(node)} | {_producer(told)}
+            own = {node for node in graph if gives_under(node, PREFIX)} | {producer_of(told)}
             if is_logit:
                 scores = values[SCORES]
-                own.discard(_producer(scores))
+                own.discard(producer_of(scores))
                 graph.outputs[:] = [scores if v is told else v for v in graph.outputs]
                 told.name, scores.name = None, told.name
             else:
@@ -47,14 +48,3 @@ class RemoveAbstention:
                 f"provenance ({type(error).__name__}: {error}), so another tool changed it "
                 "after it was hardened; take the original"
             ) from error
-
-
-def _is_own(node: ir.Node) -> bool:
-    return any((value.name or "").startswith(f"{PREFIX}/") for value in node.outputs)
-
-
-def _producer(value: ir.Value) -> ir.Node:
-    node = value.producer()
-    if node is None:
-        raise ValueError(f"'{value.name}' is computed by nothing")
-    return node

@@ -14,6 +14,7 @@ from typing import Any
 import onnx_ir as ir
 
 from lipcompile.errors import ModelError
+from lipcompile.graph_walks import gives_under, producer_of
 from lipcompile.passes.wrap_ensemble import JOINED, PREFIX, SCORES
 
 
@@ -39,8 +40,8 @@ class UnwrapEnsemble:
             image = next(v for v in graph.inputs if v.name == self.record["input"])
             scores, mean = values[SCORES], values[self.record["at"]]
             body = scores.producer()
-            own = {node for node in graph if _is_own(node) and node is not body}
-            own.add(_producer(mean))
+            own = {node for node in graph if gives_under(node, PREFIX) and node is not body}
+            own.add(producer_of(mean))
             if self.record["way"] == "batch":
                 _reconnect(values[JOINED], image, own)
             _reconnect(mean, scores, own)
@@ -53,17 +54,6 @@ class UnwrapEnsemble:
                 f"({type(error).__name__}: {error}), so another tool changed it after it was "
                 "hardened; take the original"
             ) from error
-
-
-def _is_own(node: ir.Node) -> bool:
-    return any((value.name or "").startswith(f"{PREFIX}/") for value in node.outputs)
-
-
-def _producer(value: ir.Value) -> ir.Node:
-    node = value.producer()
-    if node is None:
-        raise ValueError(f"'{value.name}' is computed by nothing")
-    return node
 
 
 def _reconnect(value: ir.Value, before: ir.Value, own: Container[ir.Node]) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -106,20 +105,8 @@ def pruned(name: str, steps: list[Step], last: int) -> Network:
             needed.update(steps[index].sources)
     order = sorted(needed)
     place = {old: new for new, old in enumerate(order)}
-    kept = [_moved(steps[old], [place[s] for s in steps[old].sources]) for old in order]
+    kept = [
+        replace(steps[old], sources=tuple(place[s] for s in steps[old].sources))
+        for old in order
+    ]
     return Network(name, tuple(kept))
-
-
-def _moved(step: Step, sources: Iterable[int]) -> Step:
-    return Step(
-        step.kind,
-        step.label,
-        step.shape,
-        tuple(sources),
-        step.grid,
-        step.map,
-        step.axis,
-        step.low,
-        step.high,
-        step.pointwise,
-    )

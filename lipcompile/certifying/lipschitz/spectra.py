@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,14 +26,12 @@ class Spectra:
             coarser one.
         frequencies: int [F, d], of the coarser grid.
         coarse: Length of its axes.
-        place: Of the step that the matrices act on.
-        ratio: How much finer that is than the coarser one.
+        ratio: How much finer the grid is that the matrices act on.
     """
 
     matrices: np.ndarray
     frequencies: np.ndarray
     coarse: Shape
-    place: Place
     ratio: Shape
 
     def through(self, linear: LinearMap, channel: int, place: Place) -> Spectra:
@@ -46,13 +44,7 @@ class Spectra:
         """
         if isinstance(linear, Convolution):
             return self._through_convolution(linear, place)
-        return Spectra(
-            _mixed(self.matrices, linear, channel),
-            self.frequencies,
-            self.coarse,
-            place,
-            self.ratio,
-        )
+        return replace(self, matrices=_mixed(self.matrices, linear, channel))
 
     def _through_convolution(self, kernel: Convolution, place: Place) -> Spectra:
         ratio = tuple(r * s for r, s in zip(self.ratio, kernel.strides, strict=True))
@@ -65,25 +57,21 @@ class Spectra:
         count, many, m = rows.shape[:3]
         grouped = rows.reshape(count, many, m, kernel.groups, -1).swapaxes(2, 3)
         pulled = (grouped @ symbol).swapaxes(2, 3).reshape(count, many, m, -1)
-        return Spectra(pulled, self.frequencies, self.coarse, place, ratio)
+        return replace(self, matrices=pulled, ratio=ratio)
 
     def plus(self, other: Spectra | None) -> Spectra:
         """The sum of two functions of one step."""
         if other is None:
             return self
         assert self.ratio == other.ratio
-        total = self.matrices + other.matrices
-        return Spectra(total, self.frequencies, self.coarse, self.place, self.ratio)
+        return replace(self, matrices=self.matrices + other.matrices)
 
     def times(self, factor: float) -> Spectra:
-        return Spectra(
-            self.matrices * factor, self.frequencies, self.coarse, self.place, self.ratio
-        )
+        return replace(self, matrices=self.matrices * factor)
 
     def channels(self, first: int, last: int) -> Spectra:
         """The part that acts on channels [first, last)."""
-        part = self.matrices[..., first:last]
-        return Spectra(part, self.frequencies, self.coarse, self.place, self.ratio)
+        return replace(self, matrices=self.matrices[..., first:last])
 
     def grams(self) -> np.ndarray:
         """The smaller Gram matrix of all that looks alike, [F, k, k]."""
@@ -113,18 +101,17 @@ def _mixed(matrices: np.ndarray, linear: LinearMap, channel: int) -> np.ndarray:
 
 @on_one_thread
 def pull_spectra(
-    network: Network, target: int, places: Mapping[int, Place], *, through: bool = True
+    network: Network, target: int, places: Mapping[int, Place]
 ) -> dict[int, float]:
     """Bounds of the norms of the maps that lead to a step on the torus.
 
-    As `pull_rows`, with the hull of 0 and the slopes: zeros beside the tensor are one more
-    slope. A step that spectra cannot be pulled through is where they end.
+    As `pull_rows` through activations, with the hull of 0 and the slopes: zeros beside the
+    tensor are one more slope. A step that spectra cannot be pulled through is where they end.
 
     Args:
         network: The network.
         target: A step with a place.
         places: From `torus.places`.
-        through: As in `pull_rows`.
 
     Returns:
         By step: "slope" and "mask" steps, and those where spectra end.
@@ -141,8 +128,8 @@ def pull_spectra(
     for block in half_grid(place.size, max(1, _MOST // max(1, per))):
         start = np.broadcast_to(np.eye(channels), (len(block), 1, channels, channels))
         one = (1,) * len(place.size)
-        spectra = Spectra(start.astype(complex), block, place.size, place, one)
-        _pull_block(network, target, places, spectra, found, through)
+        spectra = Spectra(start.astype(complex), block, place.size, one)
+        _pull_block(network, target, places, spectra, found)
     return found
 
 
@@ -157,7 +144,6 @@ def _pull_block(
     places: Mapping[int, Place],
     spectra: Spectra,
     found: dict[int, float],
-    through: bool,
 ) -> None:
     waiting = {target: spectra}
     for index in range(target, -1, -1):
@@ -168,7 +154,7 @@ def _pull_block(
         goes_on = passes(network, index) and all(s in places for s in step.sources)
         if step.kind in ("slope", "mask") or not goes_on:
             found[index] = largest_norm(here.grams(), found.get(index, 0.0))
-            factor = torus_middle(step) if through and goes_on else 0.0
+            factor = torus_middle(step) if goes_on else 0.0
             if not factor:
                 continue
             here = here.times(factor)
@@ -183,11 +169,11 @@ def torus_middle(step: Step) -> float:
     return (min(step.low, 0.0) + max(step.high, 0.0)) / 2 if step.pointwise else 0.0
 
 
-def torus_gain(step: Step, through: bool) -> float:
-    """What is left of a function when `torus_middle` is taken off, or not."""
+def torus_gain(step: Step) -> float:
+    """What is left of a function when `torus_middle` is taken off."""
     if step.kind == "mask":
-        return 0.5 if through else 1.0
-    if through and step.pointwise:
+        return 0.5
+    if step.pointwise:
         return (max(step.high, 0.0) - min(step.low, 0.0)) / 2
     return step.steepest
 

@@ -117,7 +117,7 @@ class StepBounds:
     def _torus_weight(self, index: int) -> float:
         step = self.network.steps[index]
         if step.kind in ("slope", "mask") and step.sources[0] in self.places:
-            return torus_gain(step, True) * self.best[step.sources[0]]
+            return torus_gain(step) * self.best[step.sources[0]]
         return self.best[index]  # where spectra end: the value itself
 
     def _torus_work(self, index: int) -> float:

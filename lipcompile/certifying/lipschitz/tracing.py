@@ -29,8 +29,6 @@ class Trace:
     """A graph with one image in it.
 
     Attributes:
-        name: Of the model.
-        opset: Version of the default operator set.
         nodes: What the logits are computed by, in order.
         pixels: The model's input.
         logits: The scores, or what a final Softmax reads.
@@ -39,8 +37,6 @@ class Trace:
         constants: Values of the tensors that do not depend on the input's values.
     """
 
-    name: str
-    opset: int
     nodes: tuple[ir.Node, ...]
     pixels: ir.Value
     logits: ir.Value
@@ -63,7 +59,7 @@ def trace(model: LoadedModel, image: np.ndarray, scores: str | None = None) -> T
     """
     used = {node.op_type for node in model.graph_ir.graph.all_nodes()}
     used |= {n.op_type for f in model.graph_ir.functions.values() for n in f.all_nodes()}
-    graph_ir, opset = model_io.expand_functions(model, used)
+    graph_ir, _ = model_io.expand_functions(model, used)
     graph = graph_ir.graph
     output = logits_name(graph_ir, score_output(model, scores).name)
     pixels = next(v for v in graph.inputs if v.name == model.inputs[0].name)
@@ -78,8 +74,6 @@ def trace(model: LoadedModel, image: np.ndarray, scores: str | None = None) -> T
     run = _run(model, proto, image, _wanted(nodes, moving))
     found = {value: run[value.name or ""] for value in moving if value.name in run}
     return Trace(
-        model.name,
-        opset,
         nodes,
         pixels,
         logits,
@@ -99,8 +93,7 @@ def _check_types(name: str, nodes: Iterable[ir.Node]) -> None:
             raise ModelError(
                 f"'{name}' has no Lipschitz bound: node '{node.name}' ({node.op_type}) "
                 "computes in bfloat16, whose rounding is as large as what certificates are "
-                "about: "
-                f"{SMOOTHING}"
+                f"about: {SMOOTHING}"
             )
 
 

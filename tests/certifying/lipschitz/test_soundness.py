@@ -87,7 +87,7 @@ def _no_border(monkeypatch: pytest.MonkeyPatch) -> None:
     """The composition of circular convolutions, as if nothing was thrown away between."""
     monkeypatch.setattr(spectra, "torus_middle", _without_masks(spectra.torus_middle, 1.0))
     gain = stepwise.torus_gain
-    changed = lambda step, through: 0.0 if step.kind == "mask" else gain(step, through)  # noqa: E731
+    changed = lambda step: 0.0 if step.kind == "mask" else gain(step)  # noqa: E731
     monkeypatch.setattr(stepwise, "torus_gain", changed)
 
 
@@ -103,7 +103,7 @@ def _no_room(monkeypatch: pytest.MonkeyPatch) -> None:
 def _no_hull(monkeypatch: pytest.MonkeyPatch) -> None:
     """The activation's own slopes on the torus, as if it gave no zeros beside the image."""
     monkeypatch.setattr(spectra, "torus_middle", lambda step: (step.low + step.high) / 2)
-    monkeypatch.setattr(stepwise, "torus_gain", lambda step, _: (step.high - step.low) / 2)
+    monkeypatch.setattr(stepwise, "torus_gain", lambda step: (step.high - step.low) / 2)
 
 
 def _no_middle(monkeypatch: pytest.MonkeyPatch) -> None:

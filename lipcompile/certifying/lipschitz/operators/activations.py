@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lipcompile.attributes import number
-from lipcompile.certifying.lipschitz.operators.gates import _affine
+from lipcompile.certifying.lipschitz.operators.gates import affine_of
 from lipcompile.certifying.lipschitz.reader import Reader, Refused, operator
 
 _SLOPES: dict[str, tuple[float, float]] = {
@@ -96,7 +96,7 @@ def shrink(reader: Reader, node: ir.Node) -> int:
 def extremum(reader: Reader, node: ir.Node) -> int:
     """Of a tensor and constants, or of multiples of one tensor, as LeakyReLU is exported."""
     data = [value for value in node.inputs if value is not None and reader.is_data(value)]
-    parts = [_affine(reader, value) for value in data]
+    parts = [affine_of(reader, value) for value in data]
     first = parts[0].of
     if any(part.of is not first or part.magnitude for part in parts):
         raise Refused("takes the larger of several activations")

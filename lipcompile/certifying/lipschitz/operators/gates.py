@@ -53,7 +53,7 @@ def gate_of(reader: Reader, node: ir.Node) -> Gate | None:
     first, second = node.inputs
     for value, gate in ((first, second), (second, first)):
         assert value is not None and gate is not None
-        factor = _affine(reader, value)
+        factor = affine_of(reader, value)
         producer = gate.producer()
         if producer is None or factor.shift or factor.magnitude:
             continue
@@ -74,7 +74,7 @@ def soft_threshold(reader: Reader, node: ir.Node) -> ir.Value | None:
     return None
 
 
-def _affine(reader: Reader, value: ir.Value) -> _Affine:
+def affine_of(reader: Reader, value: ir.Value) -> _Affine:
     """Looks through scalar factors, offsets and one Abs."""
     scale, shift = 1.0, 0.0
     while (node := value.producer()) is not None:
@@ -87,6 +87,12 @@ def _affine(reader: Reader, value: ir.Value) -> _Affine:
         scale, shift = scale * factor, scale * offset + shift
         value = inner
     return _Affine(value, scale, shift)
+
+
+def _affine_in(reader: Reader, node: ir.Node, x: ir.Value) -> _Affine | None:
+    """What a node reads, where that is affine in x."""
+    found = affine_of(reader, node.inputs[0]) if node.inputs[0] else None
+    return found if found is not None and found.of is x else None
 
 
 def _scalar_step(reader: Reader, node: ir.Node) -> tuple[ir.Value, tuple[float, float]] | None:
@@ -147,8 +153,8 @@ def _of_sigmoid(reader: Reader, node: ir.Node, x: ir.Value) -> tuple[float, floa
     Its derivative is s + u * s * (1 - s) with u = p * x or p * |x| and s = sigmoid(u + q), in
     one variable, the sign of which is known for |x|.
     """
-    inner = _affine(reader, node.inputs[0]) if node.inputs[0] else None
-    if inner is None or inner.of is not x:
+    inner = _affine_in(reader, node, x)
+    if inner is None:
         return None
     side = 0 if not inner.magnitude else 1 if inner.scale > 0 else -1
     return _sigmoid_slopes(round(inner.shift, 12), side)
@@ -176,8 +182,8 @@ def _sigmoid_slopes(q: float, side: int) -> tuple[float, float]:
 def _of_hard_sigmoid(reader: Reader, node: ir.Node, x: ir.Value) -> tuple[float, float] | None:
     """x * h, h = clip(alpha * a(x) + beta, 0, 1): the derivative is h, and in between h plus
     alpha * a' * x, where |alpha * a' * x| <= |h - shift|."""
-    inner = _affine(reader, node.inputs[0]) if node.inputs[0] else None
-    if inner is None or inner.of is not x:
+    inner = _affine_in(reader, node, x)
+    if inner is None:
         return None
     alpha, beta = number(node, "alpha", float(np.float32(0.2))), number(node, "beta", 0.5)
     return _ramp(alpha * inner.shift + beta, alpha * inner.scale)
@@ -185,8 +191,8 @@ def _of_hard_sigmoid(reader: Reader, node: ir.Node, x: ir.Value) -> tuple[float,
 
 def _of_clip(reader: Reader, node: ir.Node, x: ir.Value) -> tuple[float, float] | None:
     """x * clip(p * x + q, low, high), as HardSwish is exported."""
-    inner = _affine(reader, node.inputs[0]) if node.inputs[0] else None
-    if inner is None or inner.of is not x:
+    inner = _affine_in(reader, node, x)
+    if inner is None:
         return None
     if len(node.inputs) == 1:
         low, high = number(node, "min", -math.inf), number(node, "max", math.inf)
@@ -225,7 +231,7 @@ def _of_erf(reader: Reader, node: ir.Node, x: ir.Value) -> tuple[float, float] |
     erf = outer[0].producer()
     if erf is None or erf.op_type != "Erf" or erf.inputs[0] is None:
         return None
-    inner = _affine(reader, erf.inputs[0])
+    inner = affine_of(reader, erf.inputs[0])
     if inner.of is not x or inner.shift or inner.magnitude or inner.scale < 0:
         return None
     return _ERF_LOW * (1 + SLACK), _ERF_HIGH * (1 + SLACK)
