@@ -7,15 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
 from lipcompile import model_io, runtime
 from lipcompile.model_io import LoadedModel
-from lipcompile.ops import MARK
 from lipcompile.runtime import RuntimeOptions, Session
 from lipcompile.scores import logits_name
-
-_TAP = f"{MARK}.verify/logits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +51,9 @@ class TappedScores:
         """
         name = logits_name(model_io.load(proto, source.base_dir).graph_ir, at or scores)
         dtype = next((str(s.dtype) for s in source.outputs if s.name == scores), "float32")
-        taps = []
-        if name != scores:
-            kind = ir.TensorType(ir.DataType.from_numpy(np.dtype(dtype)))
-            value = ir.Value(name=_TAP, type=kind)
-            taps.append(ir.node("Identity", [ir.Value(name=name)], outputs=[value]))
         on_cpu = RuntimeOptions(threads=options.threads, spinning=False)
-        content = model_io.with_extra_outputs(proto, taps)
-        session = runtime.open_session(content, on_cpu, source.base_dir)
-        return cls(session, _TAP if taps else scores, dtype)
+        content = model_io.with_outputs(proto, [name])
+        return cls(runtime.open_session(content, on_cpu, source.base_dir), name, dtype)
 
     def logits(self, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
         """float64 [N, K].
